@@ -1,0 +1,482 @@
+"""The program that the tab lives in: `LocalHost` is our own page and command line, `WebuiHost` is text-generation-webui.
+
+A run asks its host for the model and the folders; nothing but this module knows what the host is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .paths import natural_key, path_in
+from .versions import dtype_argument
+
+HERE = Path(__file__).resolve().parent
+DEMO_MODEL = HERE / "demo" / "model"
+SHIPPED_FORMATS = HERE / "formats"
+SHIPPED_DATASETS = HERE / "datasets"
+
+NO_MODEL = "None"  # as text-generation-webui writes it
+QUANTIZATIONS = ("none", "4bit", "8bit")
+
+# Endings of each kind of data file, in the order in which a name is looked up.
+ENDINGS = {"json": [".json"], "jsonl": [".jsonl", ".json"], "text": [".txt"], "format": [".json"]}
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the line on top of the page says of the loaded model."""
+
+    name: str
+    architecture: str
+    parameters: int
+    quantization: str  # 4-bit, 8-bit, none, or the name of another method
+    dtype: str
+    device: str
+    context: int | None
+
+    def __str__(self) -> str:
+        size = next(f"{self.parameters / unit:.3g} {letter}" for unit, letter in ((1e9, "billion"), (1e6, "million"), (1, ""))
+                    if self.parameters >= unit or unit == 1)  # fmt: skip
+        weights = self.dtype if self.quantization == "none" else f"{self.quantization} quantised"
+        context = f"{self.context:,} tokens of context" if self.context else "context length unknown"
+        return f"{self.name} · {self.architecture} · {size} parameters · {weights} · {self.device} · {context}"
+
+
+def model_facts(model: Any, name: str) -> ModelFacts:
+    parameter = next(model.parameters())
+    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+    return ModelFacts(
+        name=name,
+        architecture=type(model).__name__,
+        parameters=model.num_parameters(),
+        quantization=quantization_of(model),
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=str(parameter.device),
+        context=getattr(config, "max_position_embeddings", None),
+    )
+
+
+def quantization_of(model: Any) -> str:
+    """ "4-bit", "8-bit", "none", or the name of a quantisation that is not BitsAndBytes."""
+    if getattr(model, "is_loaded_in_4bit", False):
+        return "4-bit"
+    if getattr(model, "is_loaded_in_8bit", False):
+        return "8-bit"
+    method = getattr(model, "quantization_method", None)
+    return "none" if method is None else str(getattr(method, "value", method))
+
+
+class Host:
+    """What a run and the page ask of the program they live in."""
+
+    models_dir: Path
+    lora_dir: Path
+    datasets_dir: Path
+    formats_dir: Path
+    logs_dir: Path
+    multi_user = False
+
+    # The model
+
+    @property
+    def model(self) -> Any:
+        raise NotImplementedError
+
+    @property
+    def tokenizer(self) -> Any:
+        raise NotImplementedError
+
+    @property
+    def model_name(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def model_path(self) -> str:
+        """What an adapter's `base_model_name_or_path` should say: a folder or a hub id."""
+        raise NotImplementedError
+
+    def reload_model(self) -> None:
+        """Load the same model again, as it is on disk."""
+        raise NotImplementedError
+
+    def mark_dirty(self) -> None:
+        """Note that the model is not as it was before a run; the next run reloads it."""
+        raise NotImplementedError
+
+    @property
+    def dirty(self) -> bool:
+        raise NotImplementedError
+
+    @contextlib.contextmanager
+    def using_model(self) -> Iterator[None]:
+        """Hold the model for a run or an evaluation, so that nothing else uses it meanwhile."""
+        raise NotImplementedError
+
+    def instruction_template(self) -> str | None:
+        """The host's chat template (Jinja), for a tokenizer that has none."""
+        return None
+
+    def how_to_load(self) -> str:
+        """Where the user loads a model in this host; ends a sentence about a missing or unsuitable one."""
+        raise NotImplementedError
+
+    def model_problem(self) -> str | None:
+        """Why the loaded model cannot be trained, and what to do; None when it can."""
+        if self.model is None:
+            return f"No model is loaded. {self.how_to_load()}"
+        import transformers
+
+        if not isinstance(self.model, transformers.PreTrainedModel):
+            if hasattr(self.model, "peft_config"):
+                return f"The model has adapters on it ({', '.join(self.model.peft_config)}). Unload them first: a LoRA is trained on the base model."
+            return (
+                f"“{self.model_name}” is loaded as {type(self.model).__name__}, which cannot be trained (GGUF and EXL files cannot). "
+                f"Load the original model with the Transformers loader. {self.how_to_load()}"
+            )
+        if getattr(self.model, "peft_config", None) and getattr(self.model, "_hf_peft_config_loaded", False):
+            return "The model has adapters on it. Unload them first: a LoRA is trained on the base model."
+        if self.tokenizer is None:
+            return f"“{self.model_name}” has no tokenizer. {self.how_to_load()}"
+        if not getattr(self.model.config, "is_decoder", True) and getattr(self.model.config, "is_encoder_decoder", False):
+            return f"“{self.model_name}” is not a text generator that continues a text (a causal language model). {self.how_to_load()}"
+        return None
+
+    @property
+    def facts(self) -> ModelFacts | None:
+        return None if self.model_problem() else model_facts(self.model, self.model_name)
+
+    @property
+    def context_length(self) -> int | None:
+        facts = self.facts
+        return facts.context if facts else None
+
+    # The folders
+
+    def adapters(self, newest_first: bool = False) -> list[str]:
+        """Names of the folders of the adapters' directory that hold a LoRA or the settings of one."""
+        found = []
+        with contextlib.suppress(OSError):
+            for folder in self.lora_dir.iterdir():
+                if not folder.name.startswith(".") and any(
+                    (folder / name).is_file() for name in ("adapter_config.json", "training_parameters.json")
+                ):
+                    found.append(folder)
+        if newest_first:
+            return [folder.name for folder in sorted(found, key=lambda folder: folder.stat().st_mtime, reverse=True)]
+        return sorted((folder.name for folder in found), key=natural_key)
+
+    def data_files(self, kind: str) -> list[str]:
+        """Names, without ending, of the files of a kind: json, jsonl, text (with folders of .txt) or format."""
+        names = set()
+        with contextlib.suppress(OSError):
+            for file in self._folder_of(kind).iterdir():
+                if file.name.startswith("."):
+                    continue
+                if file.suffix.lower() in ENDINGS[kind] and file.is_file():
+                    names.add(file.name[: -len(file.suffix)])
+                elif kind == "text" and file.is_dir() and next(file.glob("*.txt"), None):
+                    names.add(file.name)
+        return sorted(names, key=natural_key)
+
+    def data_file(self, kind: str, name: str) -> Path:
+        """The file of this name, or for text the folder.
+
+        Raises:
+            ValueError: the name is not a plain name.
+            FileNotFoundError: there is no such file.
+        """
+        folder = self._folder_of(kind)
+        for ending in ENDINGS[kind]:
+            if (path := path_in(folder, name, ending)).is_file():
+                return path
+        if kind == "text" and (path := path_in(folder, name)).is_dir():
+            return path
+        wanted = " or ".join(f"“{name}{ending}”" for ending in ENDINGS[kind])
+        raise FileNotFoundError(
+            f"{wanted} is not in the folder {folder.name}; it may have been moved or renamed. Refresh the list and choose again."
+        )
+
+    def data_file_problem(self, kind: str, name: str) -> str | None:
+        try:
+            self.data_file(kind, name)
+        except (ValueError, OSError) as error:
+            return str(error)
+        return None
+
+    def _folder_of(self, kind: str) -> Path:
+        return self.formats_dir if kind == "format" else self.datasets_dir
+
+    def make_folders(self) -> None:
+        """Make the folders that are missing, with the shipped formats and datasets in those that are new or empty."""
+        for folder in (self.models_dir, self.lora_dir, self.logs_dir):
+            folder.mkdir(parents=True, exist_ok=True)
+        for folder, shipped in ((self.formats_dir, SHIPPED_FORMATS), (self.datasets_dir, SHIPPED_DATASETS)):
+            folder.mkdir(parents=True, exist_ok=True)
+            if next(folder.iterdir(), None) is None:
+                for file in shipped.iterdir():
+                    if file.is_file():
+                        shutil.copyfile(file, folder / file.name)
+
+
+class LocalHost(Host):
+    """Our own page and command line: it loads the model itself, from a folder, from the hub, or the embedded demo model."""
+
+    def __init__(self, user_data: str | Path, *, trust_remote_code: bool = False):
+        self.user_data = Path(user_data)
+        self.models_dir = self.user_data / "models"
+        self.lora_dir = self.user_data / "loras"
+        self.datasets_dir = self.user_data / "training" / "datasets"
+        self.formats_dir = self.user_data / "training" / "formats"
+        self.logs_dir = self.user_data / "logs"
+        self.trust_remote_code = trust_remote_code
+        self._model = self._tokenizer = None
+        self._name = NO_MODEL
+        self._source = ""
+        self._quantization = "none"
+        self._dirty = False
+        self._lock = threading.RLock()
+        self.make_folders()
+
+    @property
+    def model(self) -> Any:
+        return self._model
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._tokenizer
+
+    @property
+    def model_name(self) -> str:
+        return self._name
+
+    @property
+    def model_path(self) -> str:
+        return self._source
+
+    @property
+    def dirty(self) -> bool:
+        return self._dirty
+
+    def mark_dirty(self) -> None:
+        self._dirty = True
+
+    @contextlib.contextmanager
+    def using_model(self) -> Iterator[None]:
+        with self._lock:
+            yield
+
+    def how_to_load(self) -> str:
+        return "Start the program with --model and the folder or hub name of a model in Transformers format."
+
+    def load(self, model: str = "demo", quantization: str = "none") -> None:
+        """Load a model for training.
+
+        Args:
+            model: "demo", a name in the models folder, a path, or a hub id.
+            quantization: none, 4bit (NF4) or 8bit (BitsAndBytes).
+
+        Raises:
+            ModelError: it cannot be loaded; the message says why and what to do.
+        """
+        if quantization not in QUANTIZATIONS:
+            raise ModelError(f"quantization is “{quantization}”; it must be one of {', '.join(QUANTIZATIONS)}.")
+        source = self._find(model)
+        with self._lock:
+            self._model = self._tokenizer = None
+            self._name = NO_MODEL
+            _free_memory()
+            self._model, self._tokenizer = load_transformers_model(source, quantization, self.trust_remote_code)
+            self._name = "demo" if source == str(DEMO_MODEL) else Path(source).name
+            self._source, self._quantization, self._dirty = source, quantization, False
+
+    def reload_model(self) -> None:
+        self.load(self._source, self._quantization)
+
+    def _find(self, model: str) -> str:
+        if model == "demo":
+            return str(DEMO_MODEL)
+        for path in (Path(model).expanduser(), self.models_dir / model):
+            if path.is_dir():
+                return str(path.resolve())
+            if path.is_file():
+                raise ModelError(
+                    f"“{path.name}” is a single file; GGUF and similar files cannot be trained. Give the folder of the original model (with config.json and safetensors)."
+                )
+        if Path(model).is_absolute() or model.startswith((".", "~")) or "\\" in model:
+            raise ModelError(
+                f"There is no folder “{model}”. Give the folder of a model in Transformers format, or a hub id such as name/model."
+            )
+        return model
+
+
+class ModelError(RuntimeError):
+    """A model that cannot be loaded; the message says why and what to do."""
+
+
+def load_transformers_model(source: str, quantization: str, trust_remote_code: bool = False) -> tuple[Any, Any]:
+    """A causal language model and its tokenizer, on the best device: bf16 (or fp16) on CUDA, fp32 on the CPU and on MPS."""
+    import torch
+    import transformers
+
+    cuda = torch.cuda.is_available()
+    dtype = torch.float32
+    if cuda:
+        dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    arguments: dict[str, Any] = {**dtype_argument(dtype), "trust_remote_code": trust_remote_code, "low_cpu_mem_usage": True}
+    if quantization != "none":
+        arguments["quantization_config"] = transformers.BitsAndBytesConfig(
+            load_in_4bit=quantization == "4bit",
+            load_in_8bit=quantization == "8bit",
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_use_double_quant=True,
+        )
+    device = "cuda" if cuda else "mps" if torch.backends.mps.is_available() else "cpu"
+    if cuda or quantization != "none":
+        arguments["device_map"] = {"": 0} if cuda else {"": "cpu"}
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        model = transformers.AutoModelForCausalLM.from_pretrained(source, **arguments)
+    except Exception as error:  # whatever a loader raises, the user needs a sentence
+        raise ModelError(_why_not_loaded(source, error)) from error
+    if "device_map" not in arguments:
+        model.to(device)
+    return model.eval(), tokenizer
+
+
+def _why_not_loaded(source: str, error: Exception) -> str:
+    said = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+    if "out of memory" in str(error).lower():
+        return f"“{source}” does not fit into memory. Load it with --quantization 4bit, or choose a smaller model."
+    folder = Path(source)
+    if not folder.is_dir():
+        return (
+            f"“{source}” could not be loaded from the hub: {said} Check the name and the connection; a gated model needs "
+            "`huggingface-cli login` first. Or give the folder of a model on this machine."
+        )
+    if not (folder / "config.json").is_file():
+        return f"“{folder.name}” is not a model in Transformers format: it has no config.json. GGUF and similar files cannot be trained."
+    return f"“{folder.name}” could not be loaded ({type(error).__name__}): {said}"
+
+
+def _free_memory() -> None:
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def default_user_data() -> Path:
+    """`user_data` beside the program in a checkout, else in the current folder."""
+    return (HERE if (HERE / "start.py").is_file() else Path.cwd()) / "user_data"
+
+
+class WebuiHost(Host):
+    """text-generation-webui: its model, tokenizer and folders, read from `modules.shared` at the moment they are asked for."""
+
+    def __init__(self) -> None:
+        from modules import shared
+
+        self._shared = shared
+        self.make_folders()
+
+    @classmethod
+    def is_here(cls) -> bool:
+        """Whether this process is the web UI: its `modules.shared` is loaded, as it is before any extension."""
+        return "modules.shared" in sys.modules and hasattr(sys.modules["modules.shared"], "args")
+
+    @property
+    def user_data(self) -> Path:
+        known = getattr(self._shared, "user_data_dir", None)  # since 2026-03
+        if known is not None:
+            return Path(known)
+        return Path("user_data") if Path("user_data").is_dir() else Path(".")
+
+    @property
+    def models_dir(self) -> Path:
+        return Path(self._shared.args.model_dir)
+
+    @property
+    def lora_dir(self) -> Path:
+        return Path(self._shared.args.lora_dir)
+
+    @property
+    def datasets_dir(self) -> Path:
+        return self.user_data / "training" / "datasets"
+
+    @property
+    def formats_dir(self) -> Path:
+        return self.user_data / "training" / "formats"
+
+    @property
+    def logs_dir(self) -> Path:
+        return self.user_data / "logs"
+
+    @property
+    def multi_user(self) -> bool:
+        return bool(getattr(self._shared.args, "multi_user", False))
+
+    @property
+    def model(self) -> Any:
+        return self._shared.model
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._shared.tokenizer
+
+    @property
+    def model_name(self) -> str:
+        return self._shared.model_name
+
+    @property
+    def model_path(self) -> str:
+        return str((self.models_dir / self.model_name).resolve())
+
+    @property
+    def dirty(self) -> bool:
+        return bool(getattr(self._shared, "model_dirty_from_training", False))
+
+    def mark_dirty(self) -> None:
+        self._shared.model_dirty_from_training = True
+
+    @contextlib.contextmanager
+    def using_model(self) -> Iterator[None]:
+        # The lock that every generation and the idle-unload thread take: without it a chat would run on a half-trained
+        # model, and the model could be unloaded in the middle of a run.
+        with getattr(self._shared, "generation_lock", None) or contextlib.nullcontext():
+            yield
+
+    def instruction_template(self) -> str | None:
+        state = getattr(self._shared, "persistent_interface_state", None) or {}
+        return state.get("instruction_template_str") or self._shared.settings.get("instruction_template_str") or None
+
+    def how_to_load(self) -> str:
+        return "Open the Model tab, choose the Transformers loader and load a model that is not GGUF or EXL."
+
+    def model_problem(self) -> str | None:
+        loaded = list(getattr(self._shared, "lora_names", []))
+        if self.model is not None and loaded:
+            return (
+                f"The model has the LoRA {', '.join(loaded)} on it. Unload it in the Model tab first: a LoRA is trained on the base model."
+            )
+        return super().model_problem()
+
+    def reload_model(self) -> None:
+        # The host's own reload_model() forgets the name, so it is done here step by step.
+        from modules import models
+
+        name, loader = self._shared.model_name, getattr(self._shared.args, "loader", None)
+        models.unload_model()
+        self._shared.model_name = name
+        self._shared.model, self._shared.tokenizer = models.load_model(name, loader)
+        self._shared.model_dirty_from_training = False
