@@ -87,7 +87,7 @@ def units(text: str, hard_cut_string: str) -> list[tuple[int, int]]:
     edges = [(match.start(), match.end()) for match in re.finditer(re.escape(cut), text)] if cut else []
     starts = [0, *(end for _, end in edges)]
     ends = [*(start for start, _ in edges), len(text)]
-    return [span for start, end in zip(starts, ends) if (span := _stripped(text, start, end))]
+    return [span for start, end in zip(starts, ends, strict=True) if (span := _stripped(text, start, end))]
 
 
 class _Unit:

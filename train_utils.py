@@ -1,0 +1,514 @@
+"""One run from top to bottom: check, prepare, attach the LoRA, train, save, give the base model back."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from . import training_run
+from .custom_scheduler import FP_SCHEDULERS, lr_multiplier
+from .dataset_tools import Collator, DataError, Prepared, prepare
+from .host import Host, model_facts, quantization_of
+from .matplotgraph import save_png
+from .paths import path_in, whole_folder, write_json, write_whole
+from .settings import ALL_LINEAR, PROJECTIONS, Plan, SettingsError, TrainingSettings
+from .training_run import DONE, FAILED, INTERRUPTED, SAVING, Stopped, TrainingRun
+from .untouched import Changed, random_state_kept, untouched
+from .versions import training_arguments
+
+logger = logging.getLogger(__name__)
+
+SPARE_DISK = 16 * 2**20  # bytes for the small files of a run, and so that the disk is never filled to the brim
+
+
+class RunFailed(RuntimeError):
+    """A run that cannot go on; the message is for the user: what happened and what to change."""
+
+
+# Check
+
+
+def check(settings: TrainingSettings, host: Host) -> list[str]:
+    """Everything that keeps the run from starting, each as a sentence with the control's label and what to do."""
+    problems = settings.problems(host)
+    if problems:
+        return problems
+    problems += _target_problems(settings, host.model)
+    problems += _folder_problems(settings, host)
+    problems += _optimizer_problems(settings)
+    return problems
+
+
+def target_modules(settings: TrainingSettings) -> str | list[str]:
+    """What PEFT's `LoraConfig.target_modules` gets."""
+    return ALL_LINEAR if settings.training_projection == ALL_LINEAR else PROJECTIONS[settings.training_projection]
+
+
+def _target_problems(settings: TrainingSettings, model: Any) -> list[str]:
+    wanted = target_modules(settings)
+    if wanted == ALL_LINEAR:
+        return []
+    there = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
+    missing = [name for name in wanted if name not in there]
+    if len(missing) < len(wanted):
+        return []
+    return [
+        f"Target Projections “{settings.training_projection}” means {', '.join(wanted)}, and {type(model).__name__} has no layer of these names. "
+        "Choose all-linear, which fits every architecture."
+    ]
+
+
+def _folder_problems(settings: TrainingSettings, host: Host) -> list[str]:
+    folder = path_in(host.lora_dir, settings.lora_name)
+    if folder.exists() and not folder.is_dir():
+        return [f"Name: “{settings.lora_name}” is a file in the LoRA folder; choose another name."]
+    if _holds_a_run(folder) and not settings.always_override:
+        return [
+            f"Name: a LoRA “{settings.lora_name}” exists already. Choose another name, or tick Override Existing Files: "
+            "the old one is then put away and goes only when the new one is saved."
+        ]
+    needed = adapter_bytes(settings, host.model) + SPARE_DISK
+    free = shutil.disk_usage(_existing(host.lora_dir)).free
+    if free < needed:
+        return [f"Disk: the LoRA needs about {_megabytes(needed)}, and {_megabytes(free)} are free where LoRAs are saved. Free some space or lower LoRA Rank."]
+    return []
+
+
+def _optimizer_problems(settings: TrainingSettings) -> list[str]:
+    from transformers import Trainer
+
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(training_arguments(use_cpu=True, group_by_length=False, output_dir="unused", optim=settings.optimizer, report_to="none"))
+    except Exception as error:  # a missing package, or an optimizer that needs more than a name: whatever it says is the reason
+        return [f"Optimizer “{settings.optimizer}” cannot be used here: {_first_line(error)}. Choose another, such as adamw_torch."]
+    if settings.report_to:
+        import importlib.util
+
+        package = {"wandb": "wandb", "tensorboard": "tensorboard"}[settings.report_to]
+        if importlib.util.find_spec(package) is None and importlib.util.find_spec("tensorboardX" if package == "tensorboard" else package) is None:
+            return [f"Save detailed logs with “{settings.report_to}”: the package is not installed. Install it with “pip install {package}”, or choose None."]
+    return []
+
+
+def adapter_bytes(settings: TrainingSettings, model: Any) -> int:
+    """Size of the adapter's weights in float32, from the shapes of the layers that get LoRA weights."""
+    wanted = target_modules(settings)
+    total = 0
+    for name, module in model.named_modules():
+        if wanted == ALL_LINEAR or name.rsplit(".", 1)[-1] in wanted:
+            width = [getattr(module, side, None) for side in ("in_features", "out_features")]
+            if None not in width:
+                total += sum(width) * settings.lora_rank * 4
+    return total
+
+
+def _holds_a_run(folder: Path) -> bool:
+    return folder.is_dir() and any(not _is_backup(entry) and not entry.name.endswith(".part") for entry in folder.iterdir())
+
+
+def _is_backup(entry: Path) -> bool:
+    return entry.name.startswith("Backup-")
+
+
+def _existing(folder: Path) -> Path:
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
+# Start
+
+
+def start(settings: TrainingSettings, host: Host) -> TrainingRun:
+    """Check, then train in a thread of its own. The page's way.
+
+    Raises:
+        SettingsError: with all problems; nothing was begun.
+        training_run.Busy: another run is going on.
+    """
+    run = begin(settings, host)
+    training_run.in_background(run, lambda: train(settings, host, run))
+    return run
+
+
+def begin(settings: TrainingSettings, host: Host) -> TrainingRun:
+    """Check the settings and claim the process's one place for a run."""
+    running = training_run.current()
+    if running is not None and running.active:
+        raise training_run.Busy(training_run.busy_message(running))
+    if problems := check(settings, host):
+        raise SettingsError(problems)
+    run = TrainingRun(settings.lora_name, settings=settings, stop_at_loss=settings.stop_at_loss, stop_at_epoch=settings.stop_at_epoch)
+    return training_run.claim(run)
+
+
+def train(settings: TrainingSettings, host: Host, run: TrainingRun) -> TrainingRun:
+    """The run from top to bottom, in this thread. It always ends `run` with what happened; it does not raise for a failed run."""
+    try:
+        with host.using_model(), random_state_kept():
+            if host.dirty:
+                run.update(message="Loading the base model again, since an earlier run left it changed")
+                host.reload_model()
+            prepared = _prepare(settings, host, run)
+            try:
+                with untouched(host.model):
+                    _train_and_save(settings, host, run, prepared)
+            except Changed as error:
+                host.mark_dirty()
+                run.notices.append(f"The base model is not as it was ({error}). Reload it before you chat; the next run reloads it by itself.")
+            finally:
+                _free_memory()
+        run.end(*_outcome(run))
+    except (DataError, SettingsError) as error:
+        run.end(FAILED, "The data cannot be trained.", error.problems)
+    except Stopped:
+        run.end(INTERRUPTED, "Interrupted before the first step; nothing was trained or saved.")
+    except Exception as error:  # the end of a run is told by the run: whatever happened becomes its outcome
+        logger.exception("The run “%s” failed", run.name)
+        run.end(FAILED, failure_message(error, run))
+    return run
+
+
+def _outcome(run: TrainingRun) -> tuple[str, str]:
+    where = f"The LoRA is saved in {run.adapter}."
+    if run.stop_requested:
+        return INTERRUPTED, f"Interrupted at step {run.step} of {run.total_steps}. {where}"
+    if run.stopped_because:
+        return DONE, f"Done: {run.stopped_because}, so the run ended at step {run.step} of {run.total_steps}. {where}"
+    return DONE, f"Done. {where}"
+
+
+def failure_message(error: Exception, run: TrainingRun) -> str:
+    """What happened in a sentence, with what to change."""
+    said = str(error)
+    place = f" at step {run.step} of {run.total_steps}" if run.total_steps else ""
+    kept = " Checkpoints that were saved before are kept." if run.adapter and any(run.adapter.glob("checkpoint-*")) else ""
+    if isinstance(error, RunFailed):
+        return said + kept
+    if type(error).__name__ == "NonFinite":
+        return f"Failed: {said}. Nothing was saved over it. Lower the Learning Rate (a half or a third), or raise Warmup Steps.{kept}"
+    if "out of memory" in said.lower() or type(error).__name__ == "OutOfMemoryError":
+        return f"Failed: out of memory{place}. Lower True Batch Size or the cutoff, tick Use Gradient Checkpoint, or load the model in 4-bit.{kept}"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"Failed: the disk is full{place}. Free some space, or raise Save every n steps so that fewer checkpoints are made.{kept}"
+    if isinstance(error, OSError):
+        return f"Failed{place}: {error.strerror or said} ({Path(error.filename).name if error.filename else 'a file'}).{kept}"
+    return f"Failed{place}: {_first_line(error)} ({type(error).__name__}). The log has the details.{kept}"
+
+
+# Prepare
+
+
+def _prepare(settings: TrainingSettings, host: Host, run: TrainingRun) -> Prepared:
+    def progress(doing: str, share: float) -> None:
+        if run.stop_requested:
+            raise Stopped
+        run.update(message=f"{doing} ({share:.0%})")
+
+    prepared = prepare(settings, host.tokenizer, host, progress)
+    run.notices.extend(prepared.report.notices)
+    run.update(report=prepared.report, total_steps=prepared.plan.total_steps, message="Loading the trainer")
+    if run.stop_requested:
+        raise Stopped
+    return prepared
+
+
+# Train
+
+
+def _train_and_save(settings: TrainingSettings, host: Host, run: TrainingRun, prepared: Prepared) -> None:
+    import transformers
+
+    transformers.set_seed(settings.seed)
+    model = attach_lora(host.model, settings)
+    folder = path_in(host.lora_dir, settings.lora_name)
+    with _room_for(folder, run):
+        run.write_to(folder)
+        run.record("start", settings=settings.entered(), model=host.model_name, report=prepared.report.as_dict())
+        settings.save(folder / "training_parameters.json")
+
+        def save_checkpoint(name: str) -> None:
+            save_adapter(model, folder / name)
+            run.record("checkpoint", name=name)
+
+        trainer = _trainer(model, settings, run, prepared, folder, save_checkpoint)
+        result = _until_stopped(trainer)
+        run.update(status=SAVING, message="Saving", train_loss=result)
+        _save_all(model, settings, host, run, prepared, folder)
+
+
+def attach_lora(model: Any, settings: TrainingSettings) -> Any:
+    """Put LoRA layers into `model` (in place, as PEFT does) and return the `PeftModel`; a quantised model is made ready first."""
+    import peft
+
+    if quantization_of(model) in ("4-bit", "8-bit"):
+        model = peft.prepare_model_for_kbit_training(
+            model, use_gradient_checkpointing=settings.use_grad_checkpoint, gradient_checkpointing_kwargs={"use_reentrant": False}
+        )
+    config = peft.LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=settings.alpha,
+        use_rslora=settings.lora_RS,
+        lora_dropout=settings.lora_dropout,
+        target_modules=target_modules(settings),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    return peft.get_peft_model(model, config)
+
+
+def _trainer(model: Any, settings: TrainingSettings, run: TrainingRun, prepared: Prepared, folder: Path, save_checkpoint: Any) -> Any:
+    import torch
+    import transformers
+    from transformers.trainer_callback import PrinterCallback
+
+    from .callbacks import Checkpoints, Evaluation, Progress, Stops
+
+    plan = prepared.plan
+    device = model.device.type
+    arguments = training_arguments(
+        output_dir=str(folder),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.micro_batch_size,
+        gradient_accumulation_steps=plan.accumulation,
+        learning_rate=settings.rate,
+        lr_scheduler_type="constant" if settings.lr_scheduler_type in FP_SCHEDULERS else settings.lr_scheduler_type,
+        warmup_steps=plan.warmup(settings),
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        optim=settings.optimizer,
+        neftune_noise_alpha=settings.neft_noise_alpha or None,
+        gradient_checkpointing=settings.use_grad_checkpoint,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if settings.use_grad_checkpoint else None,
+        bf16=device == "cuda" and model.dtype == torch.bfloat16,
+        fp16=device == "cuda" and model.dtype == torch.float16,
+        use_cpu=device == "cpu",
+        group_by_length=settings.group_by_length,
+        seed=settings.seed,
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # it would hide what the run must stop for
+        save_strategy="no",  # checkpoints are ours: whole or absent
+        report_to=settings.report_to or "none",
+        run_name=settings.lora_name,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=device == "cuda",
+    )
+    collator = Collator(prepared.pad_id, multiple=8 if device == "cuda" else 1)
+
+    class OurTrainer(transformers.Trainer):
+        def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+            if settings.lr_scheduler_type not in FP_SCHEDULERS or self.lr_scheduler is not None:
+                return super().create_scheduler(num_training_steps, optimizer)
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer if optimizer is None else optimizer, fp_multiplier)
+            return self.lr_scheduler
+
+    first_epoch = min(plan.optimizer_steps, plan.optimizer_steps_per_epoch)
+
+    def fp_multiplier(step: int) -> float:
+        return lr_multiplier(
+            settings.lr_scheduler_type, step, total_steps=plan.optimizer_steps, epoch_steps=first_epoch, warmup_steps=plan.warmup(settings)
+        )
+
+    trainer = OurTrainer(model=model, args=arguments, train_dataset=prepared.train, data_collator=collator)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Progress(run, plan))
+    if prepared.eval is not None:
+        every = plan.to_optimizer_steps(settings.evaluation[1])
+
+        def evaluate() -> float:
+            return evaluation_loss(trainer, prepared.eval, collator, settings.micro_batch_size, run)
+
+        trainer.add_callback(Evaluation(run, every, evaluate, trainer.log))
+    trainer.add_callback(Checkpoints(run, plan, settings, save_checkpoint))
+    trainer.add_callback(Stops(run, plan))
+    return trainer
+
+
+def _until_stopped(trainer: Any) -> float | None:
+    """Train; the mean loss of the run, or None when it was stopped in the middle of an evaluation."""
+    try:
+        return trainer.train().training_loss
+    except Stopped:
+        return None
+
+
+def evaluation_loss(trainer: Any, dataset: Any, collator: Collator, batch_size: int, run: TrainingRun) -> float:
+    """Mean loss of a trained token of `dataset`: every token weighs the same, in whatever batch it stands.
+
+    Raises:
+        Stopped: the user interrupted.
+    """
+    import torch
+
+    model = trainer.model
+    total, tokens = 0.0, 0
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), trainer.compute_loss_context_manager():
+            for first in range(0, len(dataset), batch_size):
+                if run.stop_requested:
+                    raise Stopped
+                batch = collator([dataset[row] for row in range(first, min(first + batch_size, len(dataset)))])
+                batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+                counted = int((batch["labels"][:, 1:] != -100).sum())
+                total += float(model(**batch).loss) * counted
+                tokens += counted
+    finally:
+        model.train(was_training)
+    return total / tokens
+
+
+# Save
+
+
+@contextlib.contextmanager
+def _room_for(folder: Path, run: TrainingRun) -> Iterator[None]:
+    """The adapter's folder, empty but for backups. What lay in it is in `Backup-{date}` until the new adapter is saved;
+    a run that fails before it saved anything puts it back."""
+    folder.mkdir(parents=True, exist_ok=True)
+    run.update(adapter=folder)
+    old = [entry for entry in folder.iterdir() if not _is_backup(entry)]
+    backup = folder / time.strftime("Backup-%Y-%m-%d-%H%M%S")
+    if old:
+        backup.mkdir()
+        for entry in old:
+            entry.rename(backup / entry.name)
+    try:
+        yield
+    except BaseException:
+        if not any(folder.glob("checkpoint-*")) and not (folder / "adapter_config.json").exists():
+            _put_back(folder, backup if old else None)
+        raise
+    if old:
+        shutil.rmtree(backup, ignore_errors=True)
+
+
+def _put_back(folder: Path, backup: Path | None) -> None:
+    if backup is None:
+        return  # the folder keeps the diary of what failed
+    for entry in list(folder.iterdir()):
+        if not _is_backup(entry):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    for entry in list(backup.iterdir()):
+        entry.rename(folder / entry.name)
+    backup.rmdir()
+
+
+def save_adapter(model: Any, folder: Path) -> None:
+    """Save the adapter in PEFT's format (safetensors) as `folder`, whole or not at all.
+
+    Raises:
+        RunFailed: a weight is not a finite number.
+    """
+    import torch
+
+    for name, weight in model.named_parameters():
+        if weight.requires_grad and not torch.isfinite(weight).all():
+            raise RunFailed(f"Failed: the LoRA's weights are not numbers any more ({name}), so they were not saved. Lower the Learning Rate.")
+    with whole_folder(folder) as part:
+        model.save_pretrained(str(part), safe_serialization=True)
+        (part / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+
+
+def _save_all(model: Any, settings: TrainingSettings, host: Host, run: TrainingRun, prepared: Prepared, folder: Path) -> None:
+    """The finished adapter and everything that is told about it."""
+    whole = folder / ".adapter"
+    save_adapter(model, whole)
+    for file in whole.iterdir():
+        file.replace(folder / file.name)
+    whole.rmdir()
+    facts = model_facts(model.get_base_model(), host.model_name)
+    write_json(folder / "training_prompt.json", prepared.formatting)
+    write_json(folder / "training_graph.json", run.graph())
+    write_json(folder / "training_log.json", _last_values(settings, run, facts))
+    write_whole(folder / "README.md", model_card(settings, run, prepared, facts))
+    try:
+        save_png(run.history, folder / "training_graph.png", title=run.name)
+    except ImportError:
+        run.notices.append("The picture of the loss was not saved, since matplotlib is not installed; training_graph.json has its figures.")
+
+
+def _last_values(settings: TrainingSettings, run: TrainingRun, facts: Any) -> dict[str, Any]:
+    return {
+        "base_model_name": facts.name,
+        "base_model_class": facts.architecture,
+        "base_loaded_in_4bit": facts.quantization == "4-bit",
+        "base_loaded_in_8bit": facts.quantization == "8-bit",
+        "projections": settings.training_projection,
+        "loss": run.loss,
+        "eval_loss": run.eval_loss,
+        "learning_rate": run.learning_rate,
+        "epoch": run.epoch,
+        "current_steps": run.step,
+        "train_loss": run.train_loss,
+        "train_runtime": round(time.time() - run.training_since, 2) if run.training_since else None,
+    }
+
+
+def model_card(settings: TrainingSettings, run: TrainingRun, prepared: Prepared, facts: Any) -> str:
+    """The README.md of an adapter: base, data, settings, losses."""
+    data = settings.dataset or settings.datasetJSONL or settings.raw_text_file
+    evaluation = settings.evaluation[0]
+    report = prepared.report
+    first = next((entry["loss"] for entry in run.history if "loss" in entry), None)
+
+    def figure(value: float | None) -> str:
+        return "–" if value is None else f"{value:.4f}"
+
+    changed = "\n".join(
+        f"| {key} | {value} |"
+        for key, value in settings.entered().items()
+        if value != TrainingSettings().entered()[key] and key not in ("lora_name", "always_override")
+    )
+    return f"""---
+library_name: peft
+base_model: {facts.name}
+tags: [lora, training-pro]
+---
+
+# {settings.lora_name}
+
+A LoRA for {facts.name} ({facts.architecture}, {facts.quantization} quantisation), trained with Training PRO.
+
+| | |
+|---|---|
+| data | {data} ({report.blocks} blocks, {report.total_tokens} tokens, {report.trained_tokens} of them trained) |
+| evaluation data | {f"{evaluation} ({report.eval_blocks} blocks)" if evaluation else "none"} |
+| steps | {run.step} of {run.total_steps} ({run.epoch:.2f} epochs) |
+| first loss | {figure(first)} |
+| last loss | {figure(run.loss)} |
+| mean loss | {figure(run.train_loss)} |
+| evaluation loss | {figure(run.eval_loss)} |
+
+Settings that are not the defaults:
+
+| setting | value |
+|---|---|
+{changed}
+"""
+
+
+def _free_memory() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__).rstrip(".")[:300]
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 2**30:.1f} GB" if size >= 2**30 else f"{size / 2**20:.0f} MB"

@@ -1,0 +1,195 @@
+"""The state of a run: progress, history and the user's commands.
+
+Written by the trainer's thread, read by any number of viewers. It lives as long as the process (a page may come and go), and
+every event of it is also appended to `run.jsonl` in the adapter's folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+PREPARING, TRAINING, SAVING = "preparing", "training", "saving"
+DONE, INTERRUPTED, FAILED = "done", "interrupted", "failed"
+ACTIVE = (PREPARING, TRAINING, SAVING)
+
+
+class Stopped(Exception):
+    """The user interrupted; raised where the trainer would go on for long otherwise (while preparing or evaluating)."""
+
+
+class Busy(RuntimeError):
+    """A second run was asked for while one is going on."""
+
+
+@dataclass
+class TrainingRun:
+    """One run. `step`, `total_steps` are steps as the user counts them; `history` has one entry for each logged step."""
+
+    name: str
+    settings: Any = None
+    status: str = PREPARING
+    message: str = "Preparing"
+    problems: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+    adapter: Path | None = None
+    report: Any = None
+
+    step: int = 0
+    total_steps: int = 0
+    epoch: float = 0.0
+    loss: float | None = None
+    eval_loss: float | None = None
+    train_loss: float | None = None  # mean over the run
+    learning_rate: float | None = None
+    started: float = field(default_factory=time.time)
+    training_since: float | None = None
+    ended: float | None = None
+    stopped_because: str = ""  # why it ended before its last step, where a stop of the user's was reached
+    memory: str = ""
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    # The user's commands: set by any page, looked at by the callbacks
+    stop_requested: bool = False
+    checkpoint_requested: bool = False
+    stop_at_loss: float = 0.0
+    stop_at_epoch: int = 0
+
+    def __post_init__(self) -> None:
+        self._changed = itertools.count(1)
+        self.version = 0  # goes up with each change, so that a viewer knows whether to draw again
+        self._file: Path | None = None
+        self._unwritten: list[str] = []
+
+    @property
+    def active(self) -> bool:
+        return self.status in ACTIVE
+
+    @property
+    def succeeded(self) -> bool:
+        return self.status in (DONE, INTERRUPTED)
+
+    @property
+    def elapsed(self) -> float:
+        return (self.ended or time.time()) - self.started
+
+    @property
+    def steps_per_second(self) -> float | None:
+        if self.training_since is None or not self.step:
+            return None
+        return self.step / max(1e-9, (self.ended or time.time()) - self.training_since)
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds to the last step, at the speed so far."""
+        speed = self.steps_per_second
+        return (self.total_steps - self.step) / speed if speed and self.active else None
+
+    def update(self, **values: Any) -> None:
+        for name, value in values.items():
+            setattr(self, name, value)
+        self.version = next(self._changed)
+
+    def record(self, event: str, **values: Any) -> None:
+        """Append an event to `run.jsonl`: what, when, at which step, and its figures."""
+        line = json.dumps({"event": event, "time": round(time.time(), 3), "step": self.step, **values}, default=str, ensure_ascii=False)
+        self._unwritten.append(line)
+        self._write()
+
+    def write_to(self, folder: Path) -> None:
+        """From now on events go to `run.jsonl` in this folder; those that were kept until now go first."""
+        self._file = folder / "run.jsonl"
+        self._write()
+
+    def _write(self) -> None:
+        if self._file is None:
+            return
+        lines, self._unwritten = self._unwritten, []
+        try:
+            with open(self._file, "a", encoding="utf-8") as file:
+                file.write("".join(line + "\n" for line in lines))
+        except OSError as error:  # the run matters more than its diary
+            logger.warning("run.jsonl cannot be written: %s", error)
+
+    def log(self, entry: dict[str, float]) -> None:
+        """One logged step: `current_steps`, `epoch` and what was measured (`loss`, `learning_rate`, `grad_norm`, `eval_loss`)."""
+        self.history.append(entry)
+        if "loss" in entry:
+            self.loss, self.learning_rate = entry["loss"], entry.get("learning_rate")
+        if "eval_loss" in entry:
+            self.eval_loss = entry["eval_loss"]
+        self.version = next(self._changed)
+        self.record("log", **entry)
+
+    def end(self, status: str, message: str, problems: list[str] | None = None) -> None:
+        self.ended = time.time()
+        self.update(status=status, message=message, problems=problems or [])
+        self.record("end", status=status, message=message, problems=self.problems)
+
+    def graph(self) -> list[dict[str, float]]:
+        """The training losses as `training_graph.json` has them."""
+        keys = ("current_steps", "loss", "learning_rate", "epoch")
+        return [{key: entry.get(key) for key in keys} for entry in self.history if "loss" in entry]
+
+    def recent_losses(self, count: int) -> list[float]:
+        """The last finite losses that are not 0, newest last."""
+        found = []
+        for entry in reversed(self.history):
+            loss = entry.get("loss")
+            if loss is not None and math.isfinite(loss) and loss > 0:
+                found.append(loss)
+                if len(found) == count:
+                    break
+        return found[::-1]
+
+
+# One run at a time in a process
+
+_lock = threading.Lock()
+_current: TrainingRun | None = None
+
+
+def current() -> TrainingRun | None:
+    """The run that is going on, else the last one of this process."""
+    return _current
+
+
+def busy_message(run: TrainingRun) -> str:
+    return f"“{run.name}” is being trained (step {run.step} of {run.total_steps}); interrupt it or wait for its end."
+
+
+def claim(run: TrainingRun) -> TrainingRun:
+    """Make `run` the process's run.
+
+    Raises:
+        Busy: another one is going on.
+    """
+    global _current
+    with _lock:
+        if _current is not None and _current.active:
+            raise Busy(busy_message(_current))
+        _current = run
+    return run
+
+
+def in_background(run: TrainingRun, work: Callable[[], Any]) -> threading.Thread:
+    """Do a claimed run's work in a thread of its own, which needs no page to go on."""
+
+    def job() -> None:
+        with contextlib.suppress(Exception):  # `work` ends the run with its reason itself; this only keeps the thread quiet
+            work()
+
+    thread = threading.Thread(target=job, name=f"training {run.name}", daemon=True)
+    thread.start()
+    return thread
