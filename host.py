@@ -40,13 +40,19 @@ class ModelFacts:
     dtype: str
     device: str
     context: int | None
+    hint: str = ""  # what would make training better on this machine
 
-    def __str__(self) -> str:
-        size = next(f"{self.parameters / unit:.3g} {letter}" for unit, letter in ((1e9, "billion"), (1e6, "million"), (1, ""))
-                    if self.parameters >= unit or unit == 1)  # fmt: skip
-        weights = self.dtype if self.quantization == "none" else f"{self.quantization} quantised"
-        context = f"{self.context:,} tokens of context" if self.context else "context length unknown"
-        return f"{self.name} · {self.architecture} · {size} parameters · {weights} · {self.device} · {context}"
+    @property
+    def size(self) -> str:
+        """The number of parameters as one says it."""
+        for unit, word in ((10**9, "billion"), (10**6, "million"), (10**3, "thousand")):
+            if self.parameters >= unit:
+                return f"{self.parameters / unit:.3g} {word}"
+        return str(self.parameters)
+
+    @property
+    def weights(self) -> str:
+        return self.dtype if self.quantization == "none" else f"{self.quantization} quantised"
 
 
 def model_facts(model: Any, name: str) -> ModelFacts:
@@ -60,7 +66,17 @@ def model_facts(model: Any, name: str) -> ModelFacts:
         dtype=str(model.dtype).removeprefix("torch."),
         device=str(parameter.device),
         context=getattr(config, "max_position_embeddings", None),
+        hint=_card_hint(parameter.device.type),
     )
+
+
+def _card_hint(device: str) -> str:
+    """On Windows the usual PyTorch is made for the CPU alone, and a card beside it goes unused without a word."""
+    import torch
+
+    if device != "cpu" or torch.cuda.is_available() or shutil.which("nvidia-smi") is None:
+        return ""
+    return "An NVIDIA card seems to be here, but this PyTorch cannot use it: install PyTorch's CUDA build (see “Using your graphics card” in the README)."
 
 
 def quantization_of(model: Any) -> str:
@@ -194,7 +210,8 @@ class Host:
         """
         folder = self._folder_of(kind)
         for ending in ENDINGS[kind]:
-            if (path := path_in(folder, name, ending)).is_file():
+            plain = name[: -len(ending)] if name.lower().endswith(ending) else name  # as one types it in a run's file
+            if (path := path_in(folder, plain, ending)).is_file():
                 return path
         if kind == "text" and (path := path_in(folder, name)).is_dir():
             return path

@@ -46,6 +46,13 @@ def check(settings: TrainingSettings, host: Host) -> list[str]:
     return problems
 
 
+def check_data(settings: TrainingSettings, host: Host) -> list[str]:
+    """What keeps the data from being prepared: all but the name and the folder, which Verify does not need."""
+    named = settings if settings.lora_name.strip() else settings.model_copy(update={"lora_name": "unnamed"})
+    problems = named.problems(host)
+    return problems or _target_problems(settings, host.model)
+
+
 def target_modules(settings: TrainingSettings) -> str | list[str]:
     """What PEFT's `LoraConfig.target_modules` gets."""
     return ALL_LINEAR if settings.training_projection == ALL_LINEAR else PROJECTIONS[settings.training_projection]

@@ -16,6 +16,17 @@ def dtype_argument(dtype: Any) -> dict[str, Any]:
     return {"dtype" if hasattr(PretrainedConfig(), "dtype") else "torch_dtype": dtype}
 
 
+def hidden_from_api(event: Any) -> dict[str, Any]:
+    """The argument of a gradio event that keeps it out of the page's public API: `api_visibility` in 6, `api_name=False` before."""
+    return {"api_visibility": "private"} if "api_visibility" in inspect.signature(event).parameters else {"api_name": False}
+
+
+def page_arguments(blocks: Any, launch: Any, **looks: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split what a page looks like (theme, css, head …) between `gr.Blocks` (gradio 4 and 5) and `launch` (6)."""
+    taken = inspect.signature(launch).parameters
+    return {name: value for name, value in looks.items() if name not in taken}, {name: value for name, value in looks.items() if name in taken}
+
+
 def training_arguments(*, use_cpu: bool, group_by_length: bool, **arguments: Any) -> Any:
     """`transformers.TrainingArguments` with the names that the installed version uses."""
     from transformers import TrainingArguments
@@ -26,4 +37,8 @@ def training_arguments(*, use_cpu: bool, group_by_length: bool, **arguments: Any
         arguments["train_sampling_strategy"] = "group_by_length" if group_by_length else "random"
     else:
         arguments["group_by_length"] = group_by_length
+    if "activation_checkpointing" in names:  # the newer name of the same
+        for name in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):
+            if name in arguments:
+                arguments[name.replace("gradient", "activation")] = arguments.pop(name)
     return TrainingArguments(**arguments)

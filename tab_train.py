@@ -1,0 +1,325 @@
+"""The tab “Train LoRA”: laid out as sections A to G, wired to the trainer. What it shows is made in views.py and matplotgraph.py.
+
+The run lives in `training_run`; this page only starts it, looks at it and leaves commands for it, and so does every other page.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import gradio as gr
+
+from . import training_run, views
+from .host import QUANTIZATIONS, Host, LocalHost, ModelError
+from .matplotgraph import chart_svg
+from .settings import NOT_CHOSEN, OPTIONS, SECTIONS, Option, SettingsError, TrainingSettings
+from .training_run import Busy, TrainingRun
+from .try_it import AS_CHAT, AS_TEXT, AS_TRAINED, CannotAnswer, answers
+from .versions import hidden_from_api
+
+POLL_SECONDS = 0.7
+HEARTBEAT = 15.0  # seconds: an idle viewer that has gone is noticed when something is sent to it
+STYLES = [AS_TRAINED, AS_CHAT, AS_TEXT]
+
+
+class TrainTab:
+    """The widgets of the tab and what their events do. The handlers are plain methods: values in, updates out."""
+
+    def __init__(self, host: Host):
+        self.host = host
+        self.widgets: dict[str, Any] = {}  # option key → component
+        self._build()
+        self._wire()
+
+    # Layout
+
+    def _build(self) -> None:
+        self.model_line = gr.HTML(views.model_line(self.host), elem_id="tp-model-line")
+        if isinstance(self.host, LocalHost):
+            self._model_loader()
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=5, min_width=340):
+                self._section("general")
+                self._section("core")
+                self._section("checkpoints")
+                self._section("stops")
+                with gr.Accordion(SECTIONS["advanced"], open=False, elem_id="tp-advanced"):
+                    self._options("advanced")
+            with gr.Column(scale=6, min_width=340):
+                self._heading("F. Dataset")
+                with gr.Tabs(elem_id="tp-data"):
+                    for section in ("json", "jsonl", "text"):
+                        with gr.Tab(SECTIONS[section], elem_id=f"tp-tab-{section}"):
+                            self._options(section)
+                self.refresh = gr.Button("Refresh the lists of files", size="sm", elem_id="tp-refresh", interactive=self.usable)
+                self._section("final")
+                with gr.Row():
+                    self.verify = gr.Button("Verify Dataset", elem_id="tp-verify", interactive=self.usable)
+                    self.start = gr.Button("Start LoRA Training", variant="primary", elem_id="tp-start", interactive=self.usable)
+                with gr.Row():
+                    self.interrupt = gr.Button("Interrupt", variant="stop", elem_id="tp-interrupt", interactive=False)
+                    self.checkpoint = gr.Button("Queue Checkpoint Now", elem_id="tp-checkpoint", interactive=False)
+                self.status = gr.HTML(views.status(None), elem_id="tp-status")
+                self.chart = gr.HTML(chart_svg([]), elem_id="tp-chart")
+                self.report = gr.HTML("", elem_id="tp-report")
+                self._try_it()
+
+    @property
+    def usable(self) -> bool:
+        return not self.host.multi_user
+
+    def _heading(self, words: str) -> None:
+        gr.HTML(f'<div class="tp-heading">{words}</div>')
+
+    def _section(self, section: str) -> None:
+        self._heading(SECTIONS[section])
+        with gr.Group():
+            self._options(section)
+
+    def _options(self, section: str) -> None:
+        """The section's options in rows of two; a long one has a row of its own."""
+        shown = [kind for kind in OPTIONS.values() if kind.section == section and kind.works]
+        while shown:
+            alone = shown[0].widget == "radio" or len(shown) == 1
+            pair, shown = (shown[:1], shown[1:]) if alone or shown[1].widget == "radio" else (shown[:2], shown[2:])
+            with gr.Row():
+                for kind in pair:
+                    self.widgets[kind.key] = self._widget(kind)
+
+    def _widget(self, kind: Option) -> Any:
+        common = {"label": kind.label, "info": kind.help, "interactive": self.usable, "elem_id": f"tp-{kind.key}"}
+        if kind.widget == "slider":
+            high = TrainingSettings().highest(kind.key, self.host.context_length)
+            return gr.Slider(minimum=kind.low, maximum=high, step=kind.step, value=kind.default, **common)
+        if kind.widget == "number":
+            return gr.Number(value=kind.default, precision=0 if kind.whole else None, **common)
+        if kind.widget == "checkbox":
+            return gr.Checkbox(value=kind.default, **common)
+        if kind.widget == "radio":
+            return gr.Radio(kind.offered(), value=kind.default or NOT_CHOSEN, **common)
+        if kind.widget == "text":
+            return gr.Textbox(value=kind.default, max_lines=1, **common)
+        if kind.files:
+            # A name that is gone since the list was drawn must reach our own check, which says so; gradio's would only say “Error”.
+            return gr.Dropdown(self._files(kind), value=NOT_CHOSEN, allow_custom_value=True, **common)
+        return gr.Dropdown(kind.offered(), value=kind.default, **common)
+
+    def _files(self, kind: Option) -> list[str]:
+        return [NOT_CHOSEN, *self.host.data_files(kind.files)]
+
+    def _model_loader(self) -> None:
+        with gr.Accordion("Load another model", open=self.host.model is None, elem_id="tp-load"), gr.Row(equal_height=False):
+            self.model_choice = gr.Dropdown(
+                self._models(), value="demo", allow_custom_value=True, label="Model", elem_id="tp-load-model", scale=4,
+                info="demo, a folder of user_data/models, the path of a folder, or a hub name such as name/model.",
+            )  # fmt: skip
+            self.quantization = gr.Radio(
+                list(QUANTIZATIONS), value="none", label="Quantization", elem_id="tp-load-quantization", scale=3,
+                info="4bit needs about a quarter of the memory (QLoRA).",
+            )  # fmt: skip
+            self.load = gr.Button("Load", elem_id="tp-load-button", scale=1, min_width=90)
+
+    def _models(self) -> list[str]:
+        return ["demo", *sorted(folder.name for folder in self.host.models_dir.iterdir() if (folder / "config.json").is_file())]
+
+    def _try_it(self) -> None:
+        with gr.Accordion("Try it", open=False, elem_id="tp-try"):
+            with gr.Row():
+                self.adapter = gr.Dropdown(
+                    self._adapters(), value=NOT_CHOSEN, allow_custom_value=True, label="LoRA", elem_id="tp-try-adapter", interactive=self.usable,
+                    info="A LoRA of the loaded base model, or one of its checkpoints.",
+                )  # fmt: skip
+                self.style = gr.Dropdown(
+                    [*STYLES, *self.host.data_files("format")], value=STYLES[0], label="Prompt as", elem_id="tp-try-style", interactive=self.usable,
+                    info="What is put around the prompt.",
+                )  # fmt: skip
+            with gr.Row():
+                self.new_tokens = gr.Slider(8, 512, value=100, step=4, label="Longest answer", info="In tokens.", elem_id="tp-try-tokens", interactive=self.usable)
+                self.temperature = gr.Slider(
+                    0, 2, value=0, step=0.05, label="Temperature", elem_id="tp-try-temperature", interactive=self.usable,
+                    info="0 takes the likeliest token each time, so that only the LoRA makes the difference.",
+                )  # fmt: skip
+            self.prompt = gr.Textbox(lines=2, label="Prompt", elem_id="tp-try-prompt", placeholder="Ask something that your data is about", interactive=self.usable)
+            self.answer = gr.Button("Answer with both", elem_id="tp-try-answer", interactive=self.usable)
+            with gr.Row():
+                self.base_answer = gr.Textbox(lines=5, label="Base model", interactive=False, elem_id="tp-try-base")
+                self.adapter_answer = gr.Textbox(lines=5, label="With the LoRA", interactive=False, elem_id="tp-try-lora")
+            self.try_message = gr.HTML("", elem_id="tp-try-message")
+
+    def _adapters(self) -> list[str]:
+        found = [NOT_CHOSEN]
+        for name in self.host.adapters(newest_first=True):
+            found.append(name)
+            checkpoints = (self.host.lora_dir / name).glob("checkpoint-*/adapter_config.json")
+            found += [f"{name}/{path.parent.name}" for path in sorted(checkpoints, key=lambda path: path.parent.stat().st_mtime)]
+        return found
+
+    # Wiring
+
+    def _wire(self) -> None:
+        fields = set(self.widgets.values())
+        quiet = {"show_progress": "hidden", **hidden_from_api(self.start.click)}
+        running = [self.status, self.report, self.start, self.interrupt, self.checkpoint]
+        self.start.click(self.on_start, fields, running, **quiet)
+        self.verify.click(self.on_verify, fields, [self.report], show_progress="minimal", **hidden_from_api(self.verify.click))
+        self.interrupt.click(self.on_interrupt, None, [self.status], **quiet)
+        self.checkpoint.click(self.on_checkpoint, None, [self.status], **quiet)
+        for key in ("stop_at_loss", "stop_at_epoch"):
+            self.widgets[key].change(self.on_stops, {self.widgets["stop_at_loss"], self.widgets["stop_at_epoch"]}, None, **quiet)
+        limits = [self.widgets["lora_rank"], self.widgets["lora_alpha"]]
+        self.widgets["higher_rank_limit"].change(self.on_higher_ranks, [self.widgets["higher_rank_limit"]], limits, **quiet)
+        lists = [self.widgets[kind.key] for kind in OPTIONS.values() if kind.files and kind.works]
+        self.refresh.click(self.on_refresh, None, [*lists, self.adapter], **quiet)
+        self.answer.click(
+            self.on_answer,
+            [self.prompt, self.adapter, self.style, self.new_tokens, self.temperature],
+            [self.base_answer, self.adapter_answer, self.try_message],
+            show_progress="minimal",
+            **hidden_from_api(self.answer.click),
+        )
+        if isinstance(self.host, LocalHost):
+            self.load.click(
+                self.on_load_model, [self.model_choice, self.quantization], [self.model_line, self.widgets["cutoff_len"]], **quiet
+            )
+        followed = [self.model_line, self.status, self.chart, self.start, self.interrupt, self.checkpoint, self.adapter, *self.widgets.values()]
+        page = gr.context.Context.root_block
+        page.load(self.follow, None, followed, concurrency_limit=None, show_progress="hidden", **hidden_from_api(page.load))
+
+    # Handlers
+
+    def settings_of(self, values: dict[Any, Any]) -> tuple[TrainingSettings, list[str]]:
+        return TrainingSettings.read({key: values[widget] for key, widget in self.widgets.items()})
+
+    def on_start(self, values: dict[Any, Any]) -> dict[Any, Any]:
+        from . import train_utils
+
+        settings, found = self.settings_of(values)
+        try:
+            if found:
+                raise SettingsError(found + train_utils.check(settings, self.host))
+            run = train_utils.start(settings, self.host)
+        except SettingsError as error:
+            return {self.status: views.problems(error.problems)}
+        except Busy as error:
+            run = training_run.current()
+            return {self.report: views.notice(str(error)), **self._look(run)}
+        return {self.report: "", **self._look(run)}
+
+    def on_verify(self, values: dict[Any, Any]) -> str:
+        from . import train_utils
+        from .dataset_tools import DataError, prepare
+
+        settings, found = self.settings_of(values)
+        found += train_utils.check_data(settings, self.host)
+        if found:
+            return views.problems(found, "Not verified")
+        try:
+            return views.report(prepare(settings, self.host.tokenizer, self.host).report, settings)
+        except DataError as error:
+            return views.problems(error.problems, "Not verified")
+
+    def on_interrupt(self) -> str:
+        run = training_run.current()
+        if run is not None and run.active:
+            run.update(stop_requested=True)
+            run.record("command", command="interrupt")
+        return views.status(run)
+
+    def on_checkpoint(self) -> str:
+        run = training_run.current()
+        if run is not None and run.active:
+            run.update(checkpoint_requested=True)
+            run.record("command", command="checkpoint")
+        return views.status(run)
+
+    def on_stops(self, values: dict[Any, Any]) -> None:
+        run = training_run.current()
+        if run is not None and run.active:
+            stops = {key: values[self.widgets[key]] or 0 for key in ("stop_at_loss", "stop_at_epoch")}
+            if any(getattr(run, key) != value for key, value in stops.items()):
+                run.update(**stops)
+                run.record("command", command="stops", **stops)
+
+    def on_higher_ranks(self, higher: bool) -> list[Any]:
+        settings = TrainingSettings(higher_rank_limit=higher)
+        return [gr.update(maximum=settings.highest(key)) for key in ("lora_rank", "lora_alpha")]
+
+    def on_refresh(self) -> dict[Any, Any]:
+        return self._lists()
+
+    def on_answer(self, prompt: str, adapter: str, style: str, new_tokens: int, temperature: float) -> dict[Any, Any]:
+        try:
+            said = answers(self.host, prompt or "", adapter, style=style, max_new_tokens=new_tokens, temperature=temperature)
+        except CannotAnswer as error:
+            return {self.base_answer: "", self.adapter_answer: "", self.try_message: views.notice(str(error), "tp-bad")}
+        return {self.base_answer: said.base, self.adapter_answer: said.adapter, self.try_message: ""}
+
+    def on_load_model(self, model: str, quantization: str):
+        run = training_run.current()
+        if run is not None and run.active:
+            yield {self.model_line: views.notice(f"Not loaded: {training_run.busy_message(run)}", "tp-bad")}
+            return
+        yield {self.model_line: views.notice(f"Loading {model} …")}
+        try:
+            self.host.load(model or "demo", quantization)
+        except ModelError as error:
+            yield {self.model_line: views.notice(str(error), "tp-bad")}
+            return
+        yield {self.model_line: views.model_line(self.host), self.widgets["cutoff_len"]: self._cutoff_range()}
+
+    # Following the run
+
+    async def follow(self) -> AsyncIterator[dict[Any, Any]]:
+        """Show the current run, or the last one, for as long as the page is open. A reload or a second browser begins here too."""
+        run = training_run.current()
+        first = {self.model_line: views.model_line(self.host), **self._lists(), self.widgets["cutoff_len"]: self._cutoff_range()}
+        if run is not None and run.settings is not None:
+            first.update(self._fill(run.settings, first))
+        yield {**first, **self._look(run)}
+        seen, quiet_for = self._mark(run), 0.0
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            quiet_for += POLL_SECONDS
+            run = training_run.current()
+            if (mark := self._mark(run)) != seen:
+                ended = run is not None and not run.active
+                yield {**self._look(run), **({self.adapter: self._adapter_list(run), self.model_line: views.model_line(self.host)} if ended else {})}
+                seen, quiet_for = mark, 0.0
+            elif run is not None and run.active:
+                yield {self.status: views.status(run)}  # the clock goes on
+                quiet_for = 0.0
+            elif quiet_for >= HEARTBEAT:
+                yield {self.status: gr.update()}
+                quiet_for = 0.0
+
+    def _mark(self, run: TrainingRun | None) -> tuple[int, int]:
+        return (0, 0) if run is None else (id(run), run.version)
+
+    def _look(self, run: TrainingRun | None) -> dict[Any, Any]:
+        active = run is not None and run.active
+        per_epoch = run.report.steps_per_epoch if run is not None and run.report else 0
+        return {
+            self.status: views.status(run),
+            self.chart: chart_svg(run.history if run else [], run.total_steps if run else 0, per_epoch),
+            self.start: gr.update(interactive=self.usable and not active),
+            self.interrupt: gr.update(interactive=self.usable and active),
+            self.checkpoint: gr.update(interactive=self.usable and active),
+        }
+
+    def _lists(self) -> dict[Any, Any]:
+        lists = {self.widgets[kind.key]: gr.update(choices=self._files(kind)) for kind in OPTIONS.values() if kind.files and kind.works}
+        return {**lists, self.adapter: gr.update(choices=self._adapters())}
+
+    def _adapter_list(self, run: TrainingRun) -> Any:
+        choices = self._adapters()
+        return gr.update(choices=choices, value=run.name) if run.succeeded and run.name in choices else gr.update(choices=choices)
+
+    def _fill(self, settings: TrainingSettings, pending: dict[Any, Any]) -> dict[Any, Any]:
+        """Put a run's settings back into the fields, which a reload has emptied."""
+        entered = settings.entered()
+        return {widget: {**pending.get(widget, gr.update()), "value": entered[key]} for key, widget in self.widgets.items()}
+
+    def _cutoff_range(self) -> Any:
+        return gr.update(maximum=TrainingSettings().highest("cutoff_len", self.host.context_length))

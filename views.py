@@ -1,0 +1,158 @@
+"""What the page shows, made from data: plain functions from data to HTML or Markdown, so that they are tested without a page.
+
+Everything that came from a file or a user is escaped.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from .dataset_tools import Report
+from .host import Host
+from .settings import NOT_CHOSEN, OPTIONS, SECTIONS
+from .training_run import DONE, FAILED, INTERRUPTED, PREPARING, SAVING, TRAINING, TrainingRun
+
+STATUS_WORDS = {PREPARING: "Preparing", TRAINING: "Training", SAVING: "Saving", DONE: "Done", INTERRUPTED: "Interrupted", FAILED: "Failed"}
+
+
+def model_line(host: Host) -> str:
+    """The line on top: the loaded model, or why it cannot be trained and what to do."""
+    if problem := host.model_problem():
+        return f'<div class="tp-model tp-bad"><b>No model to train</b><span>{escape(problem)}</span></div>'
+    facts = host.facts
+    context = f"{facts.context:,} tokens of context" if facts.context else "context length unknown"
+    parts = [facts.architecture, f"{facts.size} parameters", facts.weights, facts.device, context]
+    hint = f'<span class="tp-hint">{escape(facts.hint)}</span>' if facts.hint else ""
+    return f'<div class="tp-model"><b>{escape(facts.name)}</b>{"".join(f"<span>{escape(part)}</span>" for part in parts)}{hint}</div>'
+
+
+def duration(seconds: float | None) -> str:
+    """0:42, 3:07, 1:02:09"""
+    if seconds is None:
+        return "–"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def speed(steps_per_second: float | None) -> str:
+    if not steps_per_second:
+        return "–"
+    return f"{steps_per_second:.1f} steps/s" if steps_per_second >= 1 else f"{1 / steps_per_second:.1f} s/step"
+
+
+def status(run: TrainingRun | None) -> str:
+    """The state of a run: what it does, how far it is, its figures, what it has to say."""
+    if run is None:
+        return '<div class="tp-status tp-idle">Nothing is being trained. Choose data, then Verify or Start LoRA Training.</div>'
+    share = run.step / run.total_steps if run.total_steps else 0.0
+    figures = [
+        ("Step", f"{run.step:,} / {run.total_steps:,}" if run.total_steps else "–"),
+        ("Epoch", f"{run.epoch:.2f}"),
+        ("Loss", "–" if run.loss is None else f"{run.loss:.4f}"),
+        ("Learning rate", "–" if run.learning_rate is None else f"{run.learning_rate:.2e}"),
+        ("Speed", speed(run.steps_per_second)),
+        ("Elapsed", duration(run.elapsed)),
+        ("Remaining", duration(run.remaining) if run.active else "–"),
+    ]
+    if run.eval_loss is not None:
+        figures.insert(3, ("Evaluation loss", f"{run.eval_loss:.4f}"))
+    kind = "tp-running" if run.active else "tp-ok" if run.succeeded else "tp-bad"
+    message = run.message
+    if run.stop_requested and run.active:
+        message = "Interrupting: the current step is finished, then the LoRA is saved"
+    elif run.checkpoint_requested and run.active:
+        message = "A checkpoint will be saved after this step"
+    cells = "".join(f"<div><dt>{label}</dt><dd>{escape(value)}</dd></div>" for label, value in figures)
+    return (
+        f'<div class="tp-status {kind}"><div class="tp-head"><i class="tp-dot"></i><b>{STATUS_WORDS[run.status]}</b>'
+        f"<span>“{escape(run.name)}”</span></div>"
+        f'<div class="tp-message">{escape(message)}</div>'
+        f'<div class="tp-bar" role="progressbar" aria-valuenow="{share:.0%}"><i style="width:{share:.1%}"></i></div>'
+        f"<dl>{cells}</dl>{_list(run.problems, 'tp-problems')}{_list(run.notices, 'tp-notices')}</div>"
+    )
+
+
+def problems(found: list[str], heading: str = "Not started") -> str:
+    """Everything that keeps a run from starting, at once."""
+    things = "this has" if len(found) == 1 else f"these {len(found)} things have"
+    return f'<div class="tp-status tp-bad"><div class="tp-head"><i class="tp-dot"></i><b>{escape(heading)}: {things} to be changed</b></div>{_list(found, "tp-problems")}</div>'
+
+
+def notice(text: str, kind: str = "tp-idle") -> str:
+    return f'<div class="tp-status {kind}">{escape(text)}</div>'
+
+
+def _list(items: list[str], name: str) -> str:
+    return f'<ul class="{name}">{"".join(f"<li>{escape(item)}</li>" for item in items)}</ul>' if items else ""
+
+
+KIND_NAMES = {"json": "JSON rows", "jsonl": "chats", "text": "text blocks", "overlapping": "overlapping text blocks"}
+
+
+def report(found: Report, settings: Any) -> str:
+    """Verify's report: the very numbers of what Start would train."""
+    kinds = ", ".join(f"{count:,} {KIND_NAMES.get(kind, kind)}" for kind, count in found.kinds.items())
+    share = found.trained_tokens / found.total_tokens if found.total_tokens else 0
+    cutoff = f"a cutoff of {found.cutoff_suggested} holds them all"
+    if found.cutoff_suggested == settings.cutoff_len:
+        cutoff = "the cutoff fits"
+    rows = [
+        ("Blocks", f"{found.blocks:,}", kinds),
+        ("Longest block", f"{found.longest_block:,} tokens", f"second longest {found.second_longest_block:,}; {cutoff}"),
+        ("Tokens", f"{found.total_tokens:,}", f"{found.trained_tokens:,} of them trained ({share:.0%})"),
+        ("Steps", f"{found.total_steps:,}", f"{found.steps_per_epoch:,} per epoch × {settings.epochs:g} epochs, True Batch Size {settings.micro_batch_size}"),
+        ("Save every n steps", f"{found.save_suggested:,}", "suggested: a tenth to a fifth of the steps"),
+        ("Warmup Steps", f"{found.warmup_suggested:,}", "suggested: at most a tenth of the steps and an epoch"),
+    ]  # fmt: skip
+    left_out = [
+        (found.trimmed_rows, f"trimmed at the cutoff of {settings.cutoff_len} tokens: their ends are not learned"),
+        (found.dropped_rows, f"left out, since they are longer than the cutoff of {settings.cutoff_len} tokens"),
+        (found.untrained_rows, "left out, since no token of them would be trained"),
+        (found.small_blocks, f"left out, since they have {settings.min_chars} characters or fewer"),
+    ]
+    if found.eval_blocks:
+        rows.insert(1, ("Evaluation blocks", f"{found.eval_blocks:,}", f"{found.eval_left_out:,} left out"))
+    body = "".join(f"<tr><th>{label}</th><td>{value}</td><td>{escape(more)}</td></tr>" for label, value, more in rows)
+    warnings = [f"{count:,} rows {why}." for count, why in left_out if count] + found.notices
+    return f'<div class="tp-status tp-ok"><div class="tp-head"><i class="tp-dot"></i><b>Verified: this is what Start will train</b></div><table class="tp-report">{body}</table>{_list(warnings, "tp-notices")}</div>'
+
+
+# docs/controls.md
+
+
+def controls_markdown() -> str:
+    """docs/controls.md, made from the settings so that it cannot drift; `python -m training_pro controls` prints it."""
+    lines = [
+        "# The controls",
+        "",
+        "Made from the settings by `python -m training_pro controls`; a test compares the two. The key is the name in",
+        "`training_parameters.json`, in a run's YAML file and behind `--set`.",
+    ]
+    for section, title in SECTIONS.items():
+        shown = [kind for kind in OPTIONS.values() if kind.section == section and kind.works]
+        if shown:
+            lines += ["", f"## {title}", "", "| control | key | default | range | what it does |", "|---|---|---|---|---|"]
+            lines += [f"| {kind.label} | `{kind.key}` | {_default(kind)} | {_range(kind)} | {kind.help} |" for kind in shown]
+    kept = [f"`{kind.key}`" for kind in OPTIONS.values() if not kind.works]
+    lines += ["", "## Kept in files, not available yet", "", ", ".join(kept) + "."]
+    return "\n".join(lines).replace("\\n", "\\\\n") + "\n"
+
+
+def _default(kind: Any) -> str:
+    if isinstance(kind.default, bool):
+        return "on" if kind.default else "off"
+    return NOT_CHOSEN if kind.default is None else f"{kind.default}" or "(empty)"
+
+
+def _range(kind: Any) -> str:
+    if kind.files:
+        return "a file of the datasets folder" if kind.files != "format" else "a file of the formats folder"
+    if kind.key == "optimizer":
+        return "every name that the installed transformers accepts"
+    if kind.choices:
+        return ", ".join(kind.offered())
+    if kind.low is not None:
+        return f"{'above ' if kind.positive else ''}{kind.low:g} to {kind.high:,.15g}"
+    return "on, off" if kind.widget == "checkbox" else "text"
