@@ -70,7 +70,7 @@ def page(host):
     from .versions import page_arguments
 
     theme = gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    blocks, launch = page_arguments(gr.Blocks, gr.Blocks.launch, theme=theme, css=custom_css() + STANDALONE_CSS)
+    blocks, launch = page_arguments(gr.Blocks, gr.Blocks.launch, theme=theme, css=custom_css() + STANDALONE_CSS, footer_links=["settings"])
     with gr.Blocks(title="Training PRO", analytics_enabled=False, **blocks) as demo:
         gr.HTML('<h1 class="tp-title">Training PRO</h1>')
         _build(host)

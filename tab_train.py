@@ -40,14 +40,14 @@ class TrainTab:
         if isinstance(self.host, LocalHost):
             self._model_loader()
         with gr.Row(equal_height=False):
-            with gr.Column(scale=5, min_width=340):
+            with gr.Column(scale=5, min_width=420):
                 self._section("general")
                 self._section("core")
                 self._section("checkpoints")
                 self._section("stops")
                 with gr.Accordion(SECTIONS["advanced"], open=False, elem_id="tp-advanced"):
                     self._options("advanced")
-            with gr.Column(scale=6, min_width=340):
+            with gr.Column(scale=6, min_width=420):
                 self._heading("F. Dataset")
                 with gr.Tabs(elem_id="tp-data"):
                     for section in ("json", "jsonl", "text"):
