@@ -1,0 +1,66 @@
+"""Fixtures around the tiny models of tiny.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import pytest
+from tiny import CHATML, CHATS, ROWS, SENTENCES, make_gpt2, make_llama, make_tokenizer
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return make_tokenizer(CHATML)
+
+
+@pytest.fixture(scope="session")
+def models_folder(tmp_path_factory, tokenizer):
+    """llama and gpt2, as folders that the real loader reads."""
+    folder = tmp_path_factory.mktemp("models")
+    for name, make in (("llama", make_llama), ("gpt2", make_gpt2)):
+        make(len(tokenizer)).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    return folder
+
+
+@pytest.fixture
+def host(tmp_path, models_folder):
+    """A host with folders of its own, a llama loaded, and small data."""
+    from training_pro.host import LocalHost
+
+    host = LocalHost(tmp_path / "user_data")
+    shutil.rmtree(host.datasets_dir)
+    host.datasets_dir.mkdir()
+    (host.datasets_dir / "rows.json").write_text(json.dumps(ROWS), encoding="utf-8")
+    (host.datasets_dir / "held.json").write_text(json.dumps(ROWS[:8]), encoding="utf-8")
+    (host.datasets_dir / "chats.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in CHATS), encoding="utf-8")
+    (host.datasets_dir / "tale.txt").write_text("\n\n\n".join(SENTENCES * 3), encoding="utf-8")
+    (host.formats_dir / "plain.json").write_text(json.dumps({"instruction,output": "Q: %instruction%\nA: %output%"}), encoding="utf-8")
+    host.load(str(models_folder / "llama"))
+    return host
+
+
+@pytest.fixture
+def settings():
+    """Settings of a short run on the JSON rows; change what a test is about with `settings(lora_rank=8)`."""
+    from training_pro.settings import TrainingSettings
+
+    def make(**changes):
+        values = {"lora_name": "tiny", "dataset": "rows", "format": "plain", "epochs": 1, "warmup_steps": 2, "learning_rate": "5e-3", "lora_rank": 8,
+                  "save_steps_under_loss": 0}  # fmt: skip
+        return TrainingSettings(**{**values, **changes})
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def no_run_left(monkeypatch):
+    """Each test begins with no run in the process."""
+    from training_pro import training_run
+
+    monkeypatch.setattr(training_run, "_current", None)

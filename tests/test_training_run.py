@@ -1,0 +1,73 @@
+import json
+import threading
+
+import pytest
+from training_pro import training_run
+from training_pro.training_run import DONE, FAILED, Busy, TrainingRun, claim, current
+
+
+def test_only_one_run_at_a_time():
+    first = claim(TrainingRun("first"))
+    with pytest.raises(Busy, match="“first” is being trained"):
+        claim(TrainingRun("second"))
+    first.end(DONE, "Done.")
+    assert claim(TrainingRun("second")) is current()
+
+
+def test_of_many_at_once_one_wins():
+    outcomes = []
+
+    def attempt(number):
+        try:
+            claim(TrainingRun(str(number)))
+            outcomes.append("claimed")
+        except Busy:
+            outcomes.append("busy")
+
+    threads = [threading.Thread(target=attempt, args=(number,)) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes.count("claimed") == 1 and len(outcomes) == 20
+
+
+def test_events_are_appended_to_the_adapters_folder(tmp_path):
+    run = TrainingRun("x")
+    run.record("start", model="m")  # before there is a folder
+    run.write_to(tmp_path)
+    run.log({"current_steps": 1, "epoch": 0.1, "loss": 2.5, "learning_rate": 1e-4})
+    run.end(FAILED, "It failed.", ["why"])
+    events = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [event["event"] for event in events] == ["start", "log", "end"]
+    assert events[1]["loss"] == 2.5 and events[2]["problems"] == ["why"]
+
+
+def test_a_diary_that_cannot_be_written_does_not_end_the_run(tmp_path):
+    run = TrainingRun("x")
+    run.write_to(tmp_path / "gone")
+    run.log({"current_steps": 1, "epoch": 0.1, "loss": 2.5})
+    assert run.loss == 2.5
+
+
+def test_recent_losses_skip_zero_and_non_finite():
+    run = TrainingRun("x")
+    for loss in (3.0, 2.0, 0.0, float("nan"), 1.0, float("inf"), 0.5):
+        run.history.append({"loss": loss})
+    run.history.append({"eval_loss": 9.0})
+    assert run.recent_losses(3) == [2.0, 1.0, 0.5]
+    assert run.recent_losses(10) == [3.0, 2.0, 1.0, 0.5]
+
+
+def test_the_graph_has_the_keys_of_older_files():
+    run = TrainingRun("x")
+    run.log({"current_steps": 1, "epoch": 0.5, "loss": 2.0, "learning_rate": 1e-4, "grad_norm": 1.0})
+    run.log({"current_steps": 1, "epoch": 0.5, "eval_loss": 2.0})
+    assert run.graph() == [{"current_steps": 1, "loss": 2.0, "learning_rate": 1e-4, "epoch": 0.5}]
+
+
+def test_every_change_is_seen():
+    run = TrainingRun("x")
+    seen = run.version
+    run.update(message="new")
+    assert run.version > seen and training_run.PREPARING == run.status

@@ -1,0 +1,62 @@
+"""Tiny models, tokenizers and data, made here: nothing is downloaded, and every run takes a second or two."""
+
+from __future__ import annotations
+
+SENTENCES = [
+    "The fox lives in a den. The owl eats seeds! Who is there? Nobody knows.",
+    "### Instruction: say it\n### Response: hello world",
+    "USER: hi ASSISTANT: hello",
+]
+
+
+def make_tokenizer(chat_template: str | None = None):
+    """A byte-level BPE tokenizer with <s>, </s>, <pad> and the marks of ChatML."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    special = ["<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
+    core.train_from_iterator(
+        SENTENCES * 20,
+        trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False),
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<pad>", additional_special_tokens=special[3:],
+        clean_up_tokenization_spaces=False,
+    )  # fmt: skip
+    tokenizer.chat_template = chat_template
+    return tokenizer
+
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def make_llama(vocabulary: int):
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocabulary, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+            max_position_embeddings=256, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+        )
+    )  # fmt: skip
+
+
+def make_gpt2(vocabulary: int):
+    """An architecture without q_proj, whose layers are transposed Conv1D."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(GPT2Config(vocab_size=vocabulary, n_embd=64, n_layer=2, n_head=4, n_positions=256, bos_token_id=1, eos_token_id=2))
+
+
+ROWS = [{"instruction": f"say {n}", "output": f"hello {n} world"} for n in range(40)]
+CHATS = [{"messages": [{"role": "user", "content": f"say {n}"}, {"role": "assistant", "content": f"hello {n}"}]} for n in range(20)]
