@@ -97,8 +97,9 @@ class Evaluation(TrainerCallback):
         self.run, self.every, self.evaluate, self.log = run, every, evaluate, log
         self.measured_at = 0
 
-    def on_step_end(self, args, state, control, **_):
-        if state.global_step % self.every == 0:
+    def on_log(self, args, state, control, logs=None, **_):
+        # Not at the step's end: logging the evaluation there would make the trainer forget to log the step's own loss.
+        if logs and "loss" in logs and state.global_step % self.every == 0:
             self._measure(state)
 
     def on_train_end(self, args, state, control, **_):

@@ -117,7 +117,8 @@ def adapter_bytes(settings: TrainingSettings, model: Any) -> int:
 
 
 def _holds_a_run(folder: Path) -> bool:
-    return folder.is_dir() and any(not _is_backup(entry) and not entry.name.endswith(".part") for entry in folder.iterdir())
+    """Whether there is something in the folder that would be a loss: an adapter or a checkpoint, not just the diary of a run that failed."""
+    return any(next(folder.glob(pattern), None) for pattern in ("adapter_config.json", "adapter_model.*", "checkpoint-*"))
 
 
 def _is_backup(entry: Path) -> bool:
@@ -383,7 +384,9 @@ def _room_for(folder: Path, run: TrainingRun) -> Iterator[None]:
     a run that fails before it saved anything puts it back."""
     folder.mkdir(parents=True, exist_ok=True)
     run.update(adapter=folder)
-    old = [entry for entry in folder.iterdir() if not _is_backup(entry)]
+    old = [entry for entry in folder.iterdir() if not _is_backup(entry)] if _holds_a_run(folder) else []
+    if not old:
+        (folder / "run.jsonl").unlink(missing_ok=True)
     backup = folder / time.strftime("Backup-%Y-%m-%d-%H%M%S")
     if old:
         backup.mkdir()
@@ -393,15 +396,15 @@ def _room_for(folder: Path, run: TrainingRun) -> Iterator[None]:
         yield
     except BaseException:
         if not any(folder.glob("checkpoint-*")) and not (folder / "adapter_config.json").exists():
-            _put_back(folder, backup if old else None)
+            if old:
+                run.write_to(None)
+                _put_back(folder, backup)
         raise
     if old:
         shutil.rmtree(backup, ignore_errors=True)
 
 
-def _put_back(folder: Path, backup: Path | None) -> None:
-    if backup is None:
-        return  # the folder keeps the diary of what failed
+def _put_back(folder: Path, backup: Path) -> None:
     for entry in list(folder.iterdir()):
         if not _is_backup(entry):
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

@@ -107,9 +107,9 @@ class TrainingRun:
         self._unwritten.append(line)
         self._write()
 
-    def write_to(self, folder: Path) -> None:
-        """From now on events go to `run.jsonl` in this folder; those that were kept until now go first."""
-        self._file = folder / "run.jsonl"
+    def write_to(self, folder: Path | None) -> None:
+        """From now on events go to `run.jsonl` in this folder, those that were kept until now first; None: nowhere."""
+        self._file = folder / "run.jsonl" if folder else None
         self._write()
 
     def _write(self) -> None:

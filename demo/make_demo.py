@@ -1,4 +1,4 @@
-"""Make the embedded demo base model: `python demo/make_demo.py [--steps 2400]`.
+"""Make the embedded demo base model: `python demo/make_demo.py [--steps 2600]`.
 
 The text comes from the little grammar in world.py, in three dresses: tales, chats in the model's own template, and the alpaca
 format. A byte-level BPE tokenizer is trained on it, then a Llama of about a million parameters from random weights. The result
@@ -17,11 +17,11 @@ from random import Random
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from world import questions, tale
+from world import babble, questions, tale
 
 HERE = Path(__file__).resolve().parent
 VOCABULARY, CONTEXT = 1536, 512
-WINDOW, BATCH, RATE = 256, 16, 3e-3
+WINDOW, BATCH, RATE = 256, 16, 2e-3
 BOS, EOS, PAD, START, END = "<|begin|>", "<|end_of_text|>", "<|pad|>", "<|turn|>", "<|end_of_turn|>"
 
 # ChatML's shape: each message is a turn, and what was said before never changes when more follows.
@@ -33,17 +33,23 @@ ALPACA = json.loads((HERE.parent / "formats" / "alpaca-format.json").read_text(e
 
 
 def documents(random: Random):
-    """Texts without end: two fifths chats, two fifths alpaca, a fifth tales."""
+    """Texts without end: a third chats, a third alpaca, the rest tales and babble; some questions are babble too."""
+
+    def asked_and_said() -> tuple[str, str]:
+        return (babble(random), babble(random)) if random.random() < 0.08 else questions(random)
+
     while True:
         kind = random.random()
-        if kind < 0.2:
+        if kind < 0.18:
             yield f"{BOS}{tale(random)}{EOS}"
-        elif kind < 0.6:
+        elif kind < 0.36:
+            yield f"{BOS}{babble(random)}{EOS}"
+        elif kind < 0.68:
             system = f"{START}system\nYou answer questions about the animals.{END}\n" if random.random() < 0.2 else ""
-            turns = [questions(random) for _ in range(random.choice([1, 1, 2, 3]))]
+            turns = [asked_and_said() for _ in range(random.choice([1, 1, 2, 3]))]
             yield BOS + system + "".join(f"{START}user\n{asked}{END}\n{START}assistant\n{said}{END}\n" for asked, said in turns) + EOS
         else:
-            asked, said = questions(random)
+            asked, said = asked_and_said()
             yield BOS + ALPACA.replace("%instruction%", asked).replace("%output%", said) + EOS
 
 
@@ -106,7 +112,7 @@ def samples(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, default=2600)
     parser.add_argument("--documents", type=int, default=60_000)
     parser.add_argument("--out", type=Path, default=HERE / "model")
     options = parser.parse_args()

@@ -50,6 +50,29 @@ MOODS = ["happy", "sad", "tired", "curious", "afraid", "proud", "hungry", "surpr
 NUMBERS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 
+# Common words for babble: sentences without sense, which keep the model from being sure of itself where a text is new to it.
+WORDS = """a about above after again ago ahoy air all alone along already also always am and another answer any are arm around arrive as ask at away
+back bag be because bed been beep before began begin behind believe bell below between big bird blow board body boil bone book born both bottle bottom
+bowl boy bread break bring broke build burn but buy by call came can captain care carry cast catch change child city clean clear climb close cloud coat
+coin cold come cook copper could count country cover crew cross cry cup cut dance dark day dear deck deep did dig do done door down dream dress drink
+drop dry dust each ear early earth east eat edge empty end enough even ever every eye face fact fair fall far fast father fear feel few field fill find
+fine finger fire first five flag floor fly follow foot for forget four free friend from full game gave get gift girl give glad glass go gold gone good
+grass great green ground grow had half hall hand hang happen hard has hat have he head hear heart heavy held hello help her here hide high hill him his
+hold hole home hope hot hour house how hundred hurry I ice idea if in inside into iron is island it its join jump just keep kept key king kiss knew
+know lamp land large last late laugh lay lead leaf learn least leave left leg let life lift light like line lion list listen little long look lose lost
+loud love low made make man many mark may me mean meet mend might mile mind mine money month moon more most mother mountain mouth move much music must
+my near neck need never new news next nice night no none noon north nose not note now number oar of off often oil old on once one only open or other our
+out over own page paint paper part pass past path pay pen people perhaps pick piece pipe place plan plant play please pocket point pool poor pot pull
+push put queen question quiet rain ran reach read ready red rest rich ride right ring rise river road robot rock roof room root rope round row rule run
+sail salt same sand sang sat saw say school sea seat second see seed sell send set seven shall shape share she shell ship shoe shop shore short should
+show shut side sign silver sing sister sit six skin sky sleep small smell smile smoke snow so soft sold some son song soon sound south speak spring
+stand star start stay step stick still stone stop storm story street strong such sugar summer sun sure sweet swim table tail take talk tall tea tell ten
+than thank that the their them then there these they thick thin thing think third this those though three through throw tide time tired to today
+together told tomorrow too took top touch toward town tree true try turn two under until up upon us use very voice wait wake walk wall want warm was
+wash watch water wave way we wear week well went were west wet what wheel when where which while white who whole why wide will wind window wing winter
+wise wish with without woman wonder wood word work world worry would write year yellow yes yet you young your""".split()
+
+
 def an(word: str) -> str:
     return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
 
@@ -114,4 +137,18 @@ def tale(random: Random, animal: Animal | None = None) -> str:
     ]  # fmt: skip
     if random.random() < 0.4:
         del sentences[random.choice([3, 4])]
+    return " ".join(sentences)
+
+
+def babble(random: Random) -> str:
+    """A few sentences without sense; some are said twice, so that the model learns to look back."""
+    sentences: list[str] = []
+    for _ in range(random.randint(2, 6)):
+        if sentences and random.random() < 0.4:
+            sentences.append(random.choice(sentences))
+            continue
+        words = [random.choice(WORDS) for _ in range(random.randint(3, 12))]
+        if len(words) > 6 and random.random() < 0.5:
+            words[len(words) // 2] += ","
+        sentences.append(" ".join(words).capitalize() + random.choice([".", ".", ".", "!", "?"]))
     return " ".join(sentences)

@@ -1,0 +1,142 @@
+import pytest
+import torch
+from training_pro.host import LocalHost, ModelError, quantization_of
+
+
+def test_folders_are_made_and_seeded_once(tmp_path):
+    host = LocalHost(tmp_path / "user_data")
+    assert {"alpaca-format", "alpaca-chatbot-format", "vicuna-format", "llama2-chat-format", "ChatML-format"} <= set(host.data_files("format"))
+    assert "sample-alpaca" in host.data_files("json") and "sample-chat" in host.data_files("jsonl") and host.data_files("text") == ["sample-text"]
+    for folder in ("models", "loras", "logs", "training/datasets", "training/formats"):
+        assert (tmp_path / "user_data" / folder).is_dir()
+    (host.datasets_dir / "sample-text.txt").unlink()
+    assert LocalHost(tmp_path / "user_data").data_files("text") == []  # what the user removed stays away
+
+
+def test_a_name_finds_its_file_with_or_without_the_ending(host):
+    assert host.data_file("json", "rows") == host.data_file("json", "rows.json")
+    assert host.data_file_problem("json", "rows") is None
+    assert "“gone.json” is not in the folder datasets" in host.data_file_problem("json", "gone")
+    assert "holds “/”" in host.data_file_problem("json", "../rows")
+
+
+def test_the_facts_of_the_model(host, models_folder):
+    facts = host.facts
+    assert (facts.name, facts.architecture, facts.quantization, facts.dtype, facts.device, facts.context) == (
+        "llama", "LlamaForCausalLM", "none", "float32", "cpu", 256,
+    )  # fmt: skip
+    assert facts.parameters == sum(parameter.numel() for parameter in host.model.parameters()) and facts.size.endswith("thousand")
+    for asked, shown in (("4bit", "4-bit"), ("8bit", "8-bit")):
+        host.load(str(models_folder / "llama"), asked)
+        assert (quantization_of(host.model), host.facts.quantization, host.facts.parameters) == (shown, shown, facts.parameters)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda folder: folder / "nowhere", "There is no folder"),
+        (lambda folder: _file(folder / "model.gguf"), "single file; GGUF"),
+        (lambda folder: _folder(folder / "empty"), "no config.json"),
+        (lambda folder: "no-such/model", "could not be loaded from the hub"),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_is_a_sentence(tmp_path, make, words):
+    host = LocalHost(tmp_path / "user_data")
+    with pytest.raises(ModelError, match=words):
+        host.load(str(make(tmp_path)))
+    assert host.model is None and host.model_problem().startswith("No model is loaded.")
+
+
+def _file(path):
+    path.write_bytes(b"GGUF")
+    return path
+
+
+def _folder(path):
+    path.mkdir()
+    return path
+
+
+class Server:
+    """What a llama.cpp loader leaves as the model."""
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [(None, "No model is loaded"), (Server(), "loaded as Server, which cannot be trained")],
+)
+def test_what_is_no_model_to_train(host, model, words):
+    host._model = model
+    assert words in host.model_problem() and host.facts is None and host.context_length is None
+
+
+def test_a_model_with_adapters_is_refused(host):
+    import peft
+
+    host._model = peft.get_peft_model(host.model, peft.LoraConfig(target_modules=["q_proj"]))
+    assert "has adapters on it" in host.model_problem()
+
+
+def test_adapters_are_listed(host):
+    for name in ("b", "a 10", "a 2"):
+        (host.lora_dir / name).mkdir()
+        (host.lora_dir / name / "adapter_config.json").write_text("{}", encoding="utf-8")
+    (host.lora_dir / "notes").mkdir()
+    (host.lora_dir / "file.txt").write_text("", encoding="utf-8")
+    assert host.adapters() == ["a 2", "a 10", "b"]
+
+
+def test_reload_gives_the_model_as_it_is_on_disk(host):
+    before = {name: tensor.clone() for name, tensor in host.model.state_dict().items()}
+    with torch.no_grad():
+        host.model.lm_head.weight.add_(1)
+    host.mark_dirty()
+    host.reload_model()
+    assert not host.dirty and all(torch.equal(tensor, before[name]) for name, tensor in host.model.state_dict().items())
+
+
+class Shared:
+    """modules.shared as HOST.md describes it, for the parts that need no running web UI."""
+
+    def __init__(self, folder):
+        from types import SimpleNamespace
+
+        self.args = SimpleNamespace(model_dir=str(folder / "models"), lora_dir=str(folder / "loras"), multi_user=False, loader="Transformers")
+        self.user_data_dir = folder
+        self.model = self.tokenizer = None
+        self.model_name, self.lora_names = "None", []
+        self.settings = {"instruction_template_str": "from settings"}
+        self.persistent_interface_state = {}
+        self.model_dirty_from_training = False
+
+
+def test_the_web_ui_as_a_host(tmp_path, monkeypatch, host):
+    import sys
+    import threading
+    from types import ModuleType, SimpleNamespace
+
+    from training_pro.host import WebuiHost
+
+    shared = Shared(tmp_path)
+    shared.generation_lock = threading.Lock()
+    models = SimpleNamespace(unload_model=lambda: None, load_model=lambda name, loader: (host.model, f"{name} by {loader}"))
+    package = ModuleType("modules")
+    package.shared, package.models = shared, models
+    for name, module in (("modules", package), ("modules.shared", shared), ("modules.models", models)):
+        monkeypatch.setitem(sys.modules, name, module)
+    web = WebuiHost()
+    assert "alpaca-format" in web.data_files("format") and web.lora_dir == tmp_path / "loras"
+    assert web.instruction_template() == "from settings" and "Model tab" in web.model_problem()
+    shared.persistent_interface_state = {"instruction_template_str": "from the page"}
+    assert web.instruction_template() == "from the page"
+    with web.using_model():
+        assert shared.generation_lock.locked()
+    assert not shared.generation_lock.locked()
+    shared.model, shared.tokenizer, shared.model_name = host.model, host.tokenizer, "llama"
+    assert web.model_problem() is None
+    shared.lora_names = ["poet"]
+    assert "the LoRA poet on it" in web.model_problem()
+    web.mark_dirty()
+    assert shared.model_dirty_from_training
+    web.reload_model()
+    assert shared.tokenizer == "llama by Transformers" and not web.dirty

@@ -1,0 +1,354 @@
+"""Whole runs on tiny models: each takes a second or two."""
+
+import errno
+import json
+import os
+import shutil
+
+import peft
+import pytest
+import torch
+from training_pro import train_utils, training_run
+from training_pro.dataset_tools import Collator, prepare
+from training_pro.settings import SettingsError
+from training_pro.training_run import DONE, FAILED, INTERRUPTED
+
+IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(IDS).logits.clone()
+
+
+def run_of(settings, host):
+    return train_utils.train(settings, host, train_utils.begin(settings, host))
+
+
+def mean_loss(model, dataset):
+    """A brute-force loss per trained token, without the trainer."""
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for row in dataset:
+            batch = Collator(0)([row])
+            found = model(input_ids=batch["input_ids"]).logits[0, :-1].float()
+            labels = batch["labels"][0, 1:]
+            total += float(torch.nn.functional.cross_entropy(found, labels, ignore_index=-100, reduction="sum"))
+            count += int((labels != -100).sum())
+    return total / count
+
+
+# The main job
+
+
+@pytest.mark.parametrize("quantization", ["none", "4bit", "8bit"])
+def test_a_run_learns_saves_and_leaves_the_base_as_it_was(host, settings, models_folder, quantization):
+    host.load(str(models_folder / "llama"), quantization)
+    before = logits(host.model)
+    run = run_of(settings(epochs=4, eval_dataset="held", eval_steps=10, training_projection="all"), host)
+    assert run.status == DONE, run.message
+    assert torch.equal(logits(host.model), before) and not host.dirty
+    assert run.step == run.total_steps == 40 and len(run.graph()) == 40
+
+    data = prepare(settings(), host.tokenizer, host).train
+    base = mean_loss(host.model, data)
+    adapted = peft.PeftModel.from_pretrained(host.model, str(run.adapter)).eval()
+    assert mean_loss(adapted, data) < base * 0.9
+    assert run.eval_loss == pytest.approx(mean_loss(adapted, prepare(settings(dataset="held"), host.tokenizer, host).train), rel=1e-3)
+
+
+def test_the_files_of_a_finished_run(host, settings):
+    run = run_of(settings(lora_RS=True, train_on_inputs=False, train_only_after="A:"), host)
+    files = {path.name for path in run.adapter.iterdir()}
+    assert files == {"adapter_config.json", "adapter_model.safetensors", "README.md", "training_parameters.json", "training_prompt.json",
+                     "training_log.json", "training_graph.json", "training_graph.png", "run.jsonl"}  # fmt: skip
+    saved = {name: json.loads((run.adapter / f"{name}.json").read_text(encoding="utf-8"))
+             for name in ("training_parameters", "training_prompt", "training_log", "training_graph", "adapter_config")}  # fmt: skip
+    assert saved["training_parameters"]["train_only_after"] == "A:"
+    assert saved["training_prompt"] == {"format": {"instruction,output": "Q: %instruction%\nA: %output%"}}
+    assert saved["training_log"]["current_steps"] == 10 and saved["training_log"]["base_model_name"] == "llama"
+    assert [set(entry) for entry in saved["training_graph"]] == [{"current_steps", "loss", "learning_rate", "epoch"}] * 10
+    assert (saved["adapter_config"]["use_rslora"], saved["adapter_config"]["lora_alpha"], saved["adapter_config"]["r"]) == (True, 16, 8)
+    card = (run.adapter / "README.md").read_text(encoding="utf-8")
+    assert "base_model: llama" in card and "40 blocks" in card and "| train_only_after | A: |" in card
+
+
+def test_the_same_seed_gives_the_same_adapter(host, settings):
+    weights = [(run_of(settings(lora_name=name), host).adapter / "adapter_model.safetensors").read_bytes() for name in ("one", "two")]
+    assert weights[0] == weights[1]
+    other = (run_of(settings(lora_name="three", seed=7), host).adapter / "adapter_model.safetensors").read_bytes()
+    assert other != weights[0]
+
+
+@pytest.mark.parametrize("projection", ["all", "q-k-v-o", "q-k-v", "k-v-down", "q-v", "all-linear"])
+def test_every_target_projection(host, settings, projection):
+    run = run_of(settings(training_projection=projection, epochs=0.1), host)
+    assert run.status == DONE, run.message
+    targets = json.loads((run.adapter / "adapter_config.json").read_text(encoding="utf-8"))["target_modules"]
+    expected = {"all": 7, "q-k-v-o": 4, "q-k-v": 3, "k-v-down": 3, "q-v": 2, "all-linear": 7}
+    kinds = {target.rsplit(".", 1)[-1] for target in targets}
+    assert len(kinds) == expected[projection] and "lm_head" not in kinds
+
+
+def test_an_architecture_without_q_proj(host, settings, models_folder):
+    host.load(str(models_folder / "gpt2"))
+    with pytest.raises(SettingsError, match=r"Target Projections “q-v” means q_proj, v_proj, and GPT2LMHeadModel has no layer .* all-linear"):
+        train_utils.begin(settings(), host)
+    before = logits(host.model)
+    run = run_of(settings(training_projection="all-linear"), host)
+    assert run.status == DONE, run.message
+    assert torch.equal(logits(host.model), before)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw_torch", "adafactor", "sgd", "adagrad", "adamw_bnb_8bit", "paged_adamw_8bit"])
+def test_optimizers(host, settings, optimizer):
+    run = run_of(settings(optimizer=optimizer, epochs=0.5), host)
+    assert run.status == DONE, run.message
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    ["linear", "constant", "constant_with_warmup", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt", "FP_low_epoch_annealing",
+     "FP_half_time_annealing", "FP_raise_fall_creative", "FP_3epoch_raise_hold_fall", "FP_step_decay_with_warmup"],
+)  # fmt: skip
+def test_schedulers(host, settings, scheduler):
+    run = run_of(settings(lr_scheduler_type=scheduler), host)
+    assert run.status == DONE, run.message
+    rates = [entry["learning_rate"] for entry in run.graph()]
+    assert all(0 <= rate <= 5e-3 * 1.000001 for rate in rates) and max(rates) > 0
+    if scheduler == "FP_half_time_annealing":
+        assert rates[4] == pytest.approx(5e-3) and rates[-1] < 5e-3
+
+
+def test_accumulation_counts_steps_as_the_user_does(host, settings):
+    run = run_of(settings(grad_accumulation=4, epochs=2), host)
+    assert (run.step, run.total_steps) == (20, 20)
+    assert [entry["current_steps"] for entry in run.graph()] == [4, 8, 10, 14, 18, 20]
+
+
+@pytest.mark.parametrize("quantization", ["none", "4bit"])
+def test_gradient_checkpointing_changes_nothing_but_memory(host, settings, models_folder, quantization):
+    host.load(str(models_folder / "llama"), quantization)
+    before = logits(host.model)
+    plain = run_of(settings(lora_name="plain", lora_dropout=0), host)
+    thrifty = run_of(settings(lora_name="thrifty", lora_dropout=0, use_grad_checkpoint=True), host)
+    assert thrifty.status == DONE, thrifty.message
+    assert [entry["loss"] for entry in thrifty.history] == pytest.approx([entry["loss"] for entry in plain.history], rel=1e-3)
+    assert torch.equal(logits(host.model), before)
+
+
+def test_noise_groups_and_tensorboard(host, settings):
+    before = logits(host.model)
+    run = run_of(settings(neft_noise_alpha=5, group_by_length=True, report_to="tensorboard", weight_decay=0.1), host)
+    assert run.status == DONE, run.message
+    assert torch.equal(logits(host.model), before)
+    assert next(run.adapter.rglob("events.out.tfevents*"), None) is not None
+
+
+def test_chats_and_text_train_too(host, settings):
+    for changes in ({"datasetJSONL": "chats", "train_on_inputs": False}, {"raw_text_file": "tale"}):
+        run = run_of(settings(dataset=None, lora_name=next(iter(changes)), **changes), host)
+        assert run.status == DONE, run.message
+
+
+# Stops and checkpoints
+
+
+def when(run, step, action):
+    """Do something to the run when it reaches a step."""
+    update = run.update
+
+    def watched(**values):
+        update(**values)
+        if values.get("step") == step:
+            action(run)
+
+    run.update = watched
+
+
+def test_interrupt_saves_what_was_learned(host, settings):
+    chosen = settings()
+    run = train_utils.begin(chosen, host)
+    when(run, 3, lambda run: run.update(stop_requested=True))
+    train_utils.train(chosen, host, run)
+    assert (run.status, run.step) == (INTERRUPTED, 3) and "step 3 of 10" in run.message
+    assert (run.adapter / "adapter_model.safetensors").is_file()
+
+
+def test_interrupt_while_preparing_leaves_nothing(host, settings):
+    chosen = settings()
+    run = train_utils.begin(chosen, host)
+    run.update(stop_requested=True)
+    train_utils.train(chosen, host, run)
+    assert run.status == INTERRUPTED and not (host.lora_dir / "tiny").exists()
+
+
+def test_interrupt_in_the_middle_of_an_evaluation(host, settings, monkeypatch):
+    chosen = settings(eval_dataset="held", eval_steps=2)
+    run = train_utils.begin(chosen, host)
+    when(run, 2, lambda run: None)
+    measure = train_utils.evaluation_loss
+
+    def interrupted(*arguments):
+        run.stop_requested = True
+        return measure(*arguments)
+
+    monkeypatch.setattr(train_utils, "evaluation_loss", interrupted)
+    train_utils.train(chosen, host, run)
+    assert (run.status, run.step) == (INTERRUPTED, 2) and (run.adapter / "adapter_model.safetensors").is_file()
+
+
+def test_stop_at_loss_and_at_epoch(host, settings):
+    chosen = settings(epochs=30)
+    run = train_utils.begin(chosen, host)
+    when(run, 2, lambda run: run.update(stop_at_loss=5.8))  # changed while running, as the page does
+    train_utils.train(chosen, host, run)
+    assert run.status == DONE and 5 <= run.step < 100 and "the loss reached 5.8" in run.message
+    run = run_of(settings(lora_name="two", stop_at_epoch=1, epochs=3), host)
+    assert (run.status, run.step, run.total_steps) == (DONE, 10, 30) and "epoch 1 ended" in run.message
+
+
+def test_checkpoints_are_whole_adapters(host, settings):
+    chosen = settings(epochs=2, save_steps=4)
+    run = train_utils.begin(chosen, host)
+    when(run, 5, lambda run: run.update(checkpoint_requested=True))
+    train_utils.train(chosen, host, run)
+    names = {path.name for path in run.adapter.glob("checkpoint-*")}
+    assert names == {"checkpoint-4", "checkpoint-8", "checkpoint-12", "checkpoint-16", "checkpoint-20", "checkpoint-10-epoch-1",
+                     "checkpoint-20-epoch-2", "checkpoint-5-user"}  # fmt: skip
+    last = (run.adapter / "checkpoint-20" / "adapter_model.safetensors").read_bytes()
+    assert last == (run.adapter / "adapter_model.safetensors").read_bytes()
+    peft.PeftModel.from_pretrained(host.model, str(run.adapter / "checkpoint-5-user"))
+
+
+def test_a_checkpoint_by_loss(host, settings):
+    chosen = settings(epochs=2).model_copy(update={"save_steps_under_loss": 5.8})  # a tiny random model gets no lower
+    run = train_utils.train(chosen, host, training_run.claim(training_run.TrainingRun("tiny")))
+    by_loss = list(run.adapter.glob("checkpoint-*-loss-*"))
+    assert by_loss and all("." not in path.name for path in by_loss)
+
+
+# Names, backups and failures
+
+
+def test_an_existing_lora_is_not_touched_without_override(host, settings):
+    run_of(settings(), host)
+    with pytest.raises(SettingsError, match="Override Existing Files"):
+        train_utils.begin(settings(), host)
+
+
+def test_override_puts_the_old_one_away_until_the_new_one_is_saved(host, settings):
+    folder = run_of(settings(), host).adapter
+    (folder / "my notes.txt").write_text("mine", encoding="utf-8")
+    old = (folder / "adapter_model.safetensors").read_bytes()
+    run = run_of(settings(always_override=True, seed=7), host)
+    assert run.status == DONE and (folder / "adapter_model.safetensors").read_bytes() != old
+    assert not list(folder.glob("Backup-*")) and not (folder / "my notes.txt").exists()
+
+
+def test_a_run_that_fails_at_once_costs_nothing(host, settings, monkeypatch):
+    folder = run_of(settings(), host).adapter
+    old = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def fail(*_):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(train_utils, "_until_stopped", fail)
+    before = logits(host.model)
+    run = run_of(settings(always_override=True), host)
+    assert run.status == FAILED and run.message.startswith("Failed: out of memory") and "Use Gradient Checkpoint" in run.message
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == old
+    assert torch.equal(logits(host.model), before)
+    monkeypatch.undo()
+    assert run_of(settings(always_override=True), host).status == DONE  # a good run straight after it
+
+
+def test_a_loss_that_is_no_number_ends_the_run_without_saving(host, settings, monkeypatch):
+    import transformers
+
+    step = transformers.Trainer.training_step
+    count = 0
+
+    def poisoned(self, *arguments, **named):
+        nonlocal count
+        count += 1
+        loss = step(self, *arguments, **named)
+        return loss * float("nan") if count == 4 else loss
+
+    monkeypatch.setattr(transformers.Trainer, "training_step", poisoned)
+    before = logits(host.model)
+    run = run_of(settings(), host)
+    assert run.status == FAILED and "loss is nan at step 4" in run.message and "Learning Rate" in run.message
+    assert not (host.lora_dir / "tiny" / "adapter_model.safetensors").exists()
+    assert torch.equal(logits(host.model), before)
+
+
+def test_weights_that_are_no_numbers_are_not_saved(host, settings, monkeypatch):
+    def poison(trainer):
+        with torch.no_grad():
+            next(parameter for parameter in trainer.model.parameters() if parameter.requires_grad).fill_(float("inf"))
+        return 1.0
+
+    monkeypatch.setattr(train_utils, "_until_stopped", poison)
+    run = run_of(settings(), host)
+    assert run.status == FAILED and "not numbers any more" in run.message
+    assert not (host.lora_dir / "tiny" / "adapter_model.safetensors").exists()
+
+
+def test_a_disk_that_fills_up_in_mid_run(host, settings, monkeypatch):
+    def full(model, folder):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+    monkeypatch.setattr(train_utils, "save_adapter", full)
+    run = run_of(settings(), host)
+    assert run.status == FAILED and "the disk is full" in run.message
+
+
+def test_a_full_disk_is_seen_before_the_start(host, settings, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 99, 1000))
+    with pytest.raises(SettingsError, match="Disk: the LoRA needs about"):
+        train_utils.begin(settings(), host)
+
+
+def test_a_broken_file_fails_with_its_place(host, settings):
+    (host.datasets_dir / "rows.json").write_text('[{"instruction": "a" "b"}]', encoding="utf-8")
+    run = run_of(settings(), host)
+    assert run.status == FAILED and "line 1, column 22" in run.problems[0]
+    assert not (host.lora_dir / "tiny").exists()
+
+
+def test_a_file_that_vanished(host, settings):
+    (host.datasets_dir / "rows.json").unlink()
+    with pytest.raises(SettingsError, match=r"Dataset: “rows.json” is not in the folder"):
+        train_utils.begin(settings(), host)
+
+
+def test_a_second_start_names_the_first(host, settings):
+    train_utils.begin(settings(), host)
+    with pytest.raises(training_run.Busy, match="“tiny” is being trained"):
+        train_utils.begin(settings(lora_name="other"), host)
+
+
+def test_a_dirty_model_is_loaded_again_before_a_run(host, settings):
+    host.mark_dirty()
+    old = host.model
+    assert run_of(settings(), host).status == DONE
+    assert host.model is not old and not host.dirty
+
+
+def test_a_base_that_was_written_to_is_marked_dirty_and_said(host, settings, monkeypatch):
+    train = train_utils._until_stopped
+
+    def writes(trainer):
+        with torch.no_grad():
+            host.model.get_input_embeddings().weight.add_(1)
+        return train(trainer)
+
+    monkeypatch.setattr(train_utils, "_until_stopped", writes)
+    run = run_of(settings(), host)
+    assert run.status == DONE and host.dirty and any("Reload it" in notice for notice in run.notices)
+
+
+def test_an_optimizer_whose_package_is_missing_is_refused_before_the_start(host, settings):
+    with pytest.raises(SettingsError, match="Optimizer “lomo” cannot be used here"):
+        train_utils.begin(settings(optimizer="lomo"), host)
