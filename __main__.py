@@ -327,8 +327,8 @@ def _verify(options: argparse.Namespace) -> int:
 def _perplexity(options: argparse.Namespace) -> int:
     host = LocalHost(options.user_data or default_user_data(), trust_remote_code=options.trust_remote_code)
     from .dataset_tools import DataError, read_text
-    from .slicer import tokens_of
     from .perplexity import perplexity
+    from .slicer import tokens_of
 
     try:
         text = read_text(options.text)

@@ -223,16 +223,14 @@ _INITIALS = re.compile(r"^(?:[^\W\d_]\.)*[^\W\d_]$")  # J or U.S or z.B, without
 
 # Words whose dot does not end a sentence: titles, written with a capital; words that stand before a number; and others.
 _TITLES = frozenset(
-    """mr mrs ms mx dr prof st sr jr rev hon gen col lt sgt capt cmdr maj gov sen rep pres messrs mt ft
-    hr fr frl mme mlle mm sra srta sig dott avv""".split()
+    ["mr", "mrs", "ms", "mx", "dr", "prof", "st", "sr", "jr", "rev", "hon", "gen", "col", "lt", "sgt", "capt", "cmdr", "maj", "gov", "sen", "rep", "pres", "messrs", "mt", "ft", "hr", "fr", "frl", "mme", "mlle", "mm", "sra", "srta", "sig", "dott", "avv"]
 )
 _BEFORE_NUMBERS = frozenset(
-    """no nos art fig figs eq vol vols ch chap sec p pp para nr abb bd kap s jan feb mar apr jun jul aug sept sep oct nov dec
-    tel str n núm pág vgl""".split()
+    ["no", "nos", "art", "fig", "figs", "eq", "vol", "vols", "ch", "chap", "sec", "p", "pp", "para", "nr", "abb", "bd", "kap", "s", "jan", "feb", "mar", "apr", "jun", "jul", "aug", "sept", "sep", "oct", "nov", "dec", "tel", "str", "n", "núm", "pág", "vgl"]
 )
-_OTHERS = frozenset("vs viz cf ca approx bzw evtl ggf inkl exkl vgl geb gest mio mrd sog v.chr n.chr ph.d c.-à-d ee.uu".split())
+_OTHERS = frozenset(["vs", "viz", "cf", "ca", "approx", "bzw", "evtl", "ggf", "inkl", "exkl", "vgl", "geb", "gest", "mio", "mrd", "sog", "v.chr", "n.chr", "ph.d", "c.-à-d", "ee.uu"])
 _MONTHS = frozenset(
-    "januar februar märz april mai juni juli august september oktober november dezember jänner".split()
+    ["januar", "februar", "märz", "april", "mai", "juni", "juli", "august", "september", "oktober", "november", "dezember", "jänner"]
 )
 
 

@@ -18,7 +18,7 @@ from .dataset_tools import Collator, DataError, Prepared, prepare
 from .host import Host, model_facts, quantization_of
 from .matplotgraph import save_png
 from .paths import path_in, whole_folder, write_json, write_whole
-from .settings import ALL_LINEAR, PROJECTIONS, Plan, SettingsError, TrainingSettings
+from .settings import ALL_LINEAR, PROJECTIONS, SettingsError, TrainingSettings
 from .training_run import DONE, FAILED, INTERRUPTED, SAVING, Stopped, TrainingRun
 from .untouched import Changed, random_state_kept, untouched
 from .versions import training_arguments
@@ -395,10 +395,9 @@ def _room_for(folder: Path, run: TrainingRun) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if not any(folder.glob("checkpoint-*")) and not (folder / "adapter_config.json").exists():
-            if old:
-                run.write_to(None)
-                _put_back(folder, backup)
+        if old and not _holds_a_run(folder):
+            run.write_to(None)
+            _put_back(folder, backup)
         raise
     if old:
         shutil.rmtree(backup, ignore_errors=True)

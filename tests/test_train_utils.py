@@ -8,8 +8,9 @@ import shutil
 import peft
 import pytest
 import torch
+from tiny import mean_loss
 from training_pro import train_utils, training_run
-from training_pro.dataset_tools import Collator, prepare
+from training_pro.dataset_tools import prepare
 from training_pro.settings import SettingsError
 from training_pro.training_run import DONE, FAILED, INTERRUPTED
 
@@ -23,19 +24,6 @@ def logits(model):
 
 def run_of(settings, host):
     return train_utils.train(settings, host, train_utils.begin(settings, host))
-
-
-def mean_loss(model, dataset):
-    """A brute-force loss per trained token, without the trainer."""
-    total, count = 0.0, 0
-    with torch.no_grad():
-        for row in dataset:
-            batch = Collator(0)([row])
-            found = model(input_ids=batch["input_ids"]).logits[0, :-1].float()
-            labels = batch["labels"][0, 1:]
-            total += float(torch.nn.functional.cross_entropy(found, labels, ignore_index=-100, reduction="sum"))
-            count += int((labels != -100).sum())
-    return total / count
 
 
 # The main job

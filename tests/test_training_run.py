@@ -70,4 +70,4 @@ def test_every_change_is_seen():
     run = TrainingRun("x")
     seen = run.version
     run.update(message="new")
-    assert run.version > seen and training_run.PREPARING == run.status
+    assert run.version > seen and run.status == training_run.PREPARING

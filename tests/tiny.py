@@ -60,3 +60,19 @@ def make_gpt2(vocabulary: int):
 
 ROWS = [{"instruction": f"say {n}", "output": f"hello {n} world"} for n in range(40)]
 CHATS = [{"messages": [{"role": "user", "content": f"say {n}"}, {"role": "assistant", "content": f"hello {n}"}]} for n in range(20)]
+
+
+def mean_loss(model, dataset):
+    """A brute-force loss per trained token, without the trainer."""
+    import torch
+    from training_pro.dataset_tools import Collator
+
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for row in dataset:
+            batch = Collator(0)([row])
+            found = model(input_ids=batch["input_ids"]).logits[0, :-1].float()
+            labels = batch["labels"][0, 1:]
+            total += float(torch.nn.functional.cross_entropy(found, labels, ignore_index=-100, reduction="sum"))
+            count += int((labels != -100).sum())
+    return total / count
