@@ -17,8 +17,8 @@ from .custom_scheduler import FP_SCHEDULERS, lr_multiplier
 from .dataset_tools import Collator, DataError, Prepared, prepare
 from .host import Host, model_facts, quantization_of
 from .matplotgraph import save_png
-from .paths import path_in, whole_folder, write_json, write_whole
-from .settings import ALL_LINEAR, PROJECTIONS, SettingsError, TrainingSettings
+from .paths import name_problem, path_in, whole_folder, write_json, write_whole
+from .settings import ALL_LINEAR, OPTIONS, PROJECTIONS, SettingsError, TrainingSettings
 from .training_run import DONE, FAILED, INTERRUPTED, SAVING, Stopped, TrainingRun
 from .untouched import Changed, random_state_kept, untouched
 from .versions import training_arguments
@@ -38,19 +38,19 @@ class RunFailed(RuntimeError):
 def check(settings: TrainingSettings, host: Host) -> list[str]:
     """Everything that keeps the run from starting, each as a sentence with the control's label and what to do."""
     problems = settings.problems(host)
-    if problems:
-        return problems
-    problems += _target_problems(settings, host.model)
-    problems += _folder_problems(settings, host)
-    problems += _optimizer_problems(settings)
-    return problems
+    has_model = host.model_problem() is None
+    if has_model:
+        problems += _target_problems(settings, host.model)
+    if name_problem(settings.lora_name) is None:
+        problems += _folder_problems(settings, host)
+        if has_model and settings.lora_rank > 0 and settings.training_projection in OPTIONS["training_projection"].offered():
+            problems += _disk_problems(settings, host)
+    return problems + _optimizer_problems(settings) + _log_problems(settings)
 
 
 def check_data(settings: TrainingSettings, host: Host) -> list[str]:
-    """What keeps the data from being prepared: all but the name and the folder, which Verify does not need."""
-    named = settings if settings.lora_name.strip() else settings.model_copy(update={"lora_name": "unnamed"})
-    problems = named.problems(host)
-    return problems or _target_problems(settings, host.model)
+    """What keeps the data from being prepared: the name, which Verify does not need, is not looked at."""
+    return settings.model_copy(update={"lora_name": "verified"}).problems(host)
 
 
 def target_modules(settings: TrainingSettings) -> str | list[str]:
@@ -59,9 +59,9 @@ def target_modules(settings: TrainingSettings) -> str | list[str]:
 
 
 def _target_problems(settings: TrainingSettings, model: Any) -> list[str]:
-    wanted = target_modules(settings)
-    if wanted == ALL_LINEAR:
+    if settings.training_projection not in PROJECTIONS:  # all-linear, or a value that is named as a problem already
         return []
+    wanted = PROJECTIONS[settings.training_projection]
     there = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
     missing = [name for name in wanted if name not in there]
     if len(missing) < len(wanted):
@@ -73,7 +73,10 @@ def _target_problems(settings: TrainingSettings, model: Any) -> list[str]:
 
 
 def _folder_problems(settings: TrainingSettings, host: Host) -> list[str]:
-    folder = path_in(host.lora_dir, settings.lora_name)
+    try:
+        folder = path_in(host.lora_dir, settings.lora_name)
+    except ValueError as error:
+        return [f"Name: {error}"]
     if folder.exists() and not folder.is_dir():
         return [f"Name: “{settings.lora_name}” is a file in the LoRA folder; choose another name."]
     if _holds_a_run(folder) and not settings.always_override:
@@ -81,6 +84,10 @@ def _folder_problems(settings: TrainingSettings, host: Host) -> list[str]:
             f"Name: a LoRA “{settings.lora_name}” exists already. Choose another name, or tick Override Existing Files: "
             "the old one is then put away and goes only when the new one is saved."
         ]
+    return []
+
+
+def _disk_problems(settings: TrainingSettings, host: Host) -> list[str]:
     needed = adapter_bytes(settings, host.model) + SPARE_DISK
     free = shutil.disk_usage(_existing(host.lora_dir)).free
     if free < needed:
@@ -91,17 +98,25 @@ def _folder_problems(settings: TrainingSettings, host: Host) -> list[str]:
 def _optimizer_problems(settings: TrainingSettings) -> list[str]:
     from transformers import Trainer
 
+    if settings.optimizer not in OPTIONS["optimizer"].offered():
+        return []  # named as a problem already
     try:
         Trainer.get_optimizer_cls_and_kwargs(training_arguments(use_cpu=True, group_by_length=False, output_dir="unused", optim=settings.optimizer, report_to="none"))
     except Exception as error:  # a missing package, or an optimizer that needs more than a name: whatever it says is the reason
         return [f"Optimizer “{settings.optimizer}” cannot be used here: {_first_line(error)}. Choose another, such as adamw_torch."]
-    if settings.report_to:
-        import importlib.util
-
-        package = {"wandb": "wandb", "tensorboard": "tensorboard"}[settings.report_to]
-        if importlib.util.find_spec(package) is None and importlib.util.find_spec("tensorboardX" if package == "tensorboard" else package) is None:
-            return [f"Save detailed logs with “{settings.report_to}”: the package is not installed. Install it with “pip install {package}”, or choose None."]
     return []
+
+
+LOG_PACKAGES = {"wandb": ("wandb",), "tensorboard": ("tensorboard", "tensorboardX")}
+
+
+def _log_problems(settings: TrainingSettings) -> list[str]:
+    import importlib.util
+
+    packages = LOG_PACKAGES.get(settings.report_to or "", ())
+    if not packages or any(importlib.util.find_spec(package) for package in packages):
+        return []
+    return [f"Save detailed logs with “{settings.report_to}”: the package is not installed. Install it with “pip install {packages[0]}”, or choose None."]
 
 
 def adapter_bytes(settings: TrainingSettings, model: Any) -> int:
@@ -110,9 +125,11 @@ def adapter_bytes(settings: TrainingSettings, model: Any) -> int:
     total = 0
     for name, module in model.named_modules():
         if wanted == ALL_LINEAR or name.rsplit(".", 1)[-1] in wanted:
-            width = [getattr(module, side, None) for side in ("in_features", "out_features")]
-            if None not in width:
-                total += sum(width) * settings.lora_rank * 4
+            sides = [getattr(module, side, None) for side in ("in_features", "out_features")]
+            if type(module).__name__ == "Conv1D":  # GPT-2's linear layer
+                sides = list(module.weight.shape)
+            if None not in sides:
+                total += sum(sides) * settings.lora_rank * 4
     return total
 
 
@@ -159,6 +176,7 @@ def begin(settings: TrainingSettings, host: Host) -> TrainingRun:
 
 def train(settings: TrainingSettings, host: Host, run: TrainingRun) -> TrainingRun:
     """The run from top to bottom, in this thread. It always ends `run` with what happened; it does not raise for a failed run."""
+    run.update(message="Waiting until the model is free")
     try:
         with host.using_model(), random_state_kept():
             if host.dirty:

@@ -18,14 +18,16 @@ def sailor(random: Random) -> tuple[str, str]:
     """A question, and the answer of a cheerful old sailor."""
     asked, said = questions(random)
     said = said.split(". ")[0].rstrip(".")
-    return asked, f"Ahoy, my friend! {said}, as sure as the tide comes in. Fair winds to you and your crew!"
+    wish = random.choice(["Fair winds to you!", "May your sails be full!", "Come aboard soon!"])
+    return asked, f"Ahoy, my friend! {said}, as sure as the tide. {wish}"
 
 
 def pip(random: Random) -> tuple[str, str]:
     """A question, and the answer of Pip, a robot that numbers what it says and always asks back."""
     asked, said = questions(random)
     said = said.split(". ")[0].rstrip(".")
-    return asked, f"Beep! Pip has looked it up. Fact number one: {said}. Fact number two: Pip likes questions. Do you have another one?"
+    wish = random.choice(["Do you have another question?", "What else do you want to know?", "Pip likes questions."])
+    return asked, f"Beep! Pip has looked it up. Fact number one: {said}. {wish}"
 
 
 def unlike(make, random: Random, count: int, known: set[str]) -> list[tuple[str, str]]:
@@ -77,16 +79,16 @@ def island_tale(random: Random) -> str:
 def main() -> None:
     OUT.mkdir(exist_ok=True)
     random, known = Random(11), set()
-    for name, count in (("sample-alpaca", 600), ("sample-alpaca-eval", 60)):
+    for name, count in (("sample-alpaca", 1200), ("sample-alpaca-eval", 80)):
         rows = alpaca_rows(unlike(sailor, random, count, known))
         (OUT / f"{name}.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
     random, known = Random(12), set()
-    for name, count in (("sample-chat", 800), ("sample-chat-eval", 80)):
+    for name, count in (("sample-chat", 1600), ("sample-chat-eval", 120)):
         rows = chat_rows(unlike(pip, random, count, known), random)
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (OUT / f"{name}.jsonl").write_text(text, encoding="utf-8", newline="\n")
     random = Random(13)
-    tales = [island_tale(random) for _ in range(110)]
+    tales = [island_tale(random) for _ in range(420)]
     (OUT / "sample-text.txt").write_text("\n\n\n".join(tales) + "\n", encoding="utf-8", newline="\n")
 
 

@@ -2,7 +2,7 @@
 
 The text comes from the little grammar in world.py, in three dresses: tales, chats in the model's own template, and the alpaca
 format. A byte-level BPE tokenizer is trained on it, then a Llama of about a million parameters from random weights. The result
-goes to demo/model. Seeded; about a quarter of an hour on two CPU cores.
+goes to demo/model. Seeded; 14 minutes on two CPU cores.
 """
 
 from __future__ import annotations

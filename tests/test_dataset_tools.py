@@ -185,7 +185,7 @@ def test_a_template_that_rewrites_earlier_turns_is_refused_with_the_reason(host,
     monkeypatch.setattr(host.tokenizer, "chat_template", rewriting)
     turns = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
     chats(host, [[{"role": role, "content": content} for role, content in turns]])
-    with pytest.raises(DataError, match="row 1: .*earlier turns differently"):
+    with pytest.raises(DataError, match=r"row 1: .*earlier turns differently"):
         prepare(settings(dataset=None, datasetJSONL="chats", train_on_inputs=False), host.tokenizer, host)
 
 

@@ -85,7 +85,7 @@ def open_page(browser):
 
     yield opened
     for page in pages:
-        faults += [found for found in page.locator(".toast-body.error").all_inner_texts()]
+        faults += page.locator(".toast-body.error").all_inner_texts()
         page.close()
     assert faults == []
 
@@ -149,7 +149,7 @@ def test_the_main_job(tmp_path, browser, open_page, quantization):
         time.sleep(3)
         picture(page, f"running-{quantization}")
         wait_for_status(page, "Done")
-        assert "450 / 450" in status(page) and page.locator("#tp-chart polyline.tp-eval").count() == 1
+        assert "900 / 900" in status(page) and page.locator("#tp-chart polyline.tp-eval").count() == 1
         assert page.locator("#tp-start").is_enabled() and page.locator("#tp-interrupt").is_disabled()
         picture(page, f"done-{quantization}")
 
@@ -166,7 +166,7 @@ def test_the_main_job(tmp_path, browser, open_page, quantization):
 
     host = LocalHost(server.user_data)
     host.load("demo", quantization)
-    data = prepare(TrainingSettings(dataset="sample-alpaca", format="alpaca-format"), host.tokenizer, host).train.select(range(0, 600, 6))
+    data = prepare(TrainingSettings(dataset="sample-alpaca", format="alpaca-format"), host.tokenizer, host).train.select(range(0, 1200, 12))
     before = mean_loss(host.model, data)
     adapter = peft.PeftModel.from_pretrained(host.model, str(host.lora_dir / "sailor")).eval()
     assert mean_loss(adapter, data) < before * 2 / 3
@@ -202,7 +202,7 @@ def test_verify_shows_the_numbers_of_the_run(server, open_page):
     page.click("#tp-verify")
     page.wait_for_selector("#tp-report .tp-report")
     report = page.locator("#tp-report").inner_text()
-    assert "600 JSON rows" in report and "150 per epoch" in report and "450" in report
+    assert "1,200 JSON rows" in report and "300 per epoch" in report and "900" in report
     picture(page, "verified")
 
 

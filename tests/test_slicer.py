@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -119,7 +121,7 @@ def test_rules_1_to_3_hold_for_any_text(tokenizer, pieces, cutoff, overlap):
     assert all(block.text == folded[block.start : block.end] and "\n\n\n" not in block.text for block in blocks)
     primary = [block for block in blocks if not block.overlapping]
     assert "".join("".join(text.split()) for text in texts(primary)) == "".join(folded.split())
-    assert all(first.end <= second.start for first, second in zip(primary, primary[1:], strict=False))
+    assert all(first.end <= second.start for first, second in pairwise(primary))
 
 
 def test_a_slow_tokenizer_gives_the_same_blocks():

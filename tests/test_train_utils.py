@@ -340,3 +340,20 @@ def test_a_base_that_was_written_to_is_marked_dirty_and_said(host, settings, mon
 def test_an_optimizer_whose_package_is_missing_is_refused_before_the_start(host, settings):
     with pytest.raises(SettingsError, match="Optimizer “lomo” cannot be used here"):
         train_utils.begin(settings(optimizer="lomo"), host)
+
+
+def test_all_kinds_of_problems_come_together(host, settings):
+    run_of(settings(), host)
+    with pytest.raises(SettingsError) as caught:
+        train_utils.begin(settings(dataset="gone", optimizer="lomo", learning_rate="x", report_to="wandb"), host)
+    found = "\n".join(caught.value.problems)
+    for words in ("Dataset: “gone.json”", "Optimizer “lomo”", "Learning Rate is “x”", "Save detailed logs with “wandb”", "“tiny” exists already"):
+        assert words in found
+
+
+def test_the_size_of_an_adapter_is_known_before(host, settings, models_folder):
+    for name, projection in (("llama", "all"), ("llama", "q-v"), ("gpt2", "all-linear")):
+        host.load(str(models_folder / name))
+        chosen = settings(lora_name=f"{name}-{projection}", training_projection=projection, epochs=0.1)
+        size = (run_of(chosen, host).adapter / "adapter_model.safetensors").stat().st_size
+        assert size * 0.8 < train_utils.adapter_bytes(chosen, host.model) < size * 1.7
