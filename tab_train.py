@@ -61,7 +61,7 @@ class TrainTab:
                 with gr.Row():
                     self.interrupt = gr.Button("Interrupt", variant="stop", elem_id="tp-interrupt", interactive=False)
                     self.checkpoint = gr.Button("Queue Checkpoint Now", elem_id="tp-checkpoint", interactive=False)
-                self.status = gr.HTML(views.status(None), elem_id="tp-status")
+                self.status = gr.HTML(views.notice("Connecting to the trainer …", "tp-idle tp-connecting"), elem_id="tp-status")
                 self.chart = gr.HTML(chart_svg([]), elem_id="tp-chart")
                 self.report = gr.HTML("", elem_id="tp-report")
                 self._try_it()
@@ -89,7 +89,7 @@ class TrainTab:
                     self.widgets[kind.key] = self._widget(kind)
 
     def _widget(self, kind: Option) -> Any:
-        common = {"label": kind.label, "info": kind.help, "interactive": self.usable, "elem_id": f"tp-{kind.key}"}
+        common = {"label": kind.label, "info": kind.help, "interactive": self.usable, "elem_id": f"tp-{kind.key}", "min_width": 200}
         if kind.widget == "slider":
             high = TrainingSettings().highest(kind.key, self.host.context_length)
             return gr.Slider(minimum=kind.low, maximum=high, step=kind.step, value=kind.default, **common)
@@ -302,7 +302,7 @@ class TrainTab:
         per_epoch = run.report.steps_per_epoch if run is not None and run.report else 0
         return {
             self.status: views.status(run),
-            self.chart: chart_svg(run.history if run else [], run.total_steps if run else 0, per_epoch),
+            self.chart: chart_svg(run.history if run else [], run.total_steps if active else 0, per_epoch),
             self.start: gr.update(interactive=self.usable and not active),
             self.interrupt: gr.update(interactive=self.usable and active),
             self.checkpoint: gr.update(interactive=self.usable and active),

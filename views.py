@@ -68,7 +68,7 @@ def status(run: TrainingRun | None) -> str:
     return (
         f'<div class="tp-status {kind}"><div class="tp-head"><i class="tp-dot"></i><b>{STATUS_WORDS[run.status]}</b>'
         f"<span>“{escape(run.name)}”</span></div>"
-        f'<div class="tp-message">{escape(message)}</div>'
+        f'<div class="tp-message">{escape(message) if message != STATUS_WORDS[run.status] else ""}</div>'
         f'<div class="tp-bar" role="progressbar" aria-valuenow="{share:.0%}"><i style="width:{share:.1%}"></i></div>'
         f"<dl>{cells}</dl>{_list(run.problems, 'tp-problems')}{_list(run.notices, 'tp-notices')}</div>"
     )

@@ -79,15 +79,21 @@ def open_page(browser):
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.goto(f"{url}/?__theme={theme}")
         page.wait_for_selector("#tp-start")
-        page.locator("#tp-status .tp-status").first.wait_for()
+        connected(page)
         pages.append(page)
         return page
 
     yield opened
     for page in pages:
-        faults += page.locator(".toast-body.error").all_inner_texts()
-        page.close()
+        if not page.is_closed():
+            faults += page.locator(".toast-body.error").all_inner_texts()
+            page.close()
     assert faults == []
+
+
+def connected(page):
+    """Wait until the page follows the trainer: only then are its fields as they will stay."""
+    page.wait_for_selector("#tp-status .tp-status:not(.tp-connecting)")
 
 
 def picture(page, name):
@@ -101,7 +107,7 @@ def choose(page, key, value):
     field.click()
     field.fill(value)
     field.press("Enter")
-    field.press("Tab")
+    field.blur()
 
 
 def write(page, key, value):
@@ -114,9 +120,13 @@ def status(page):
 
 def wait_for_status(page, word, seconds=150):
     page.wait_for_function(
-        "word => document.querySelector('#tp-status .tp-head b') && document.querySelector('#tp-status .tp-head b').innerText === word",
+        "word => document.querySelector('#tp-status .tp-head b')?.innerText === word",
         arg=word, timeout=seconds * 1000,
     )  # fmt: skip
+
+
+def wait_for_text(page, selector, text, seconds=30):
+    page.locator(selector, has_text=text).first.wait_for(timeout=seconds * 1000)
 
 
 def fill_in(page, name, dataset="sample-alpaca"):
@@ -161,6 +171,8 @@ def test_the_main_job(tmp_path, browser, open_page, quantization):
         base, adapted = (page.locator(f"#tp-try-{which} textarea").input_value() for which in ("base", "lora"))
         assert base == "The bear eats honey." and adapted.startswith("Ahoy")
         picture(page, f"tried-{quantization}")
+        assert page.locator(".toast-body.error").count() == 0
+        page.close()  # before its server goes, which it would lament
     finally:
         server.stop()
 
@@ -227,7 +239,7 @@ def test_interrupt_checkpoint_reload_and_a_second_browser(server, open_page):
     page.reload()  # the run goes on, and the page shows it with its settings
     page.wait_for_selector("#tp-chart polyline.tp-smooth", timeout=60_000)
     assert "Training" in status(page) and page.locator("#tp-start").is_disabled()
-    page.wait_for_function("document.querySelector('#tp-lora_name textarea, #tp-lora_name input').value === 'long'")
+    page.wait_for_function("document.querySelector('#tp-lora_name textarea, #tp-lora_name input')?.value === 'long'")
     assert page.locator("#tp-epochs input").input_value() == "40"
 
     other = open_page(server.url, width=800, theme="dark")
@@ -248,21 +260,35 @@ def test_interrupt_checkpoint_reload_and_a_second_browser(server, open_page):
     assert events[0] == "start" and events[-1] == "end" and "checkpoint" in events
 
 
+def test_a_run_of_another_kind_of_model_is_refused_in_words(server, open_page, models_folder):
+    page = open_page(server.url)
+    page.locator("#tp-load button").first.click()
+    choose(page, "load-model", str(models_folder / "gpt2"))
+    page.click("#tp-load-button")
+    wait_for_text(page, "#tp-model-line", "GPT2LMHeadModel")
+    fill_in(page, "gpt")
+    page.click("#tp-start")
+    wait_for_text(page, "#tp-status", "GPT2LMHeadModel has no layer of these names. Choose all-linear")
+    choose(page, "load-model", "demo")
+    page.click("#tp-load-button")
+    wait_for_text(page, "#tp-model-line", "1.05 million")
+
+
 def test_another_model_is_loaded_from_the_page(server, open_page, models_folder):
     page = open_page(server.url)
     page.locator("#tp-load button").first.click()
     choose(page, "load-model", str(models_folder / "gpt2"))
     page.click("#tp-load-button")
-    page.wait_for_function("document.querySelector('#tp-model-line').innerText.includes('GPT2LMHeadModel')", timeout=30_000)
+    wait_for_text(page, "#tp-model-line", "GPT2LMHeadModel")
     choose(page, "load-model", "/nowhere/at/all")
     page.click("#tp-load-button")
-    page.wait_for_function("document.querySelector('#tp-model-line').innerText.includes('There is no folder')", timeout=30_000)
+    wait_for_text(page, "#tp-model-line", "There is no folder")
     page.reload()
-    page.wait_for_function("document.querySelector('#tp-model-line').innerText.includes('No model to train')", timeout=30_000)
+    wait_for_text(page, "#tp-model-line", "GPT2LMHeadModel")  # a wrong name costs nothing
     page.locator("#tp-load button").first.click()
     choose(page, "load-model", "demo")
     page.click("#tp-load-button")
-    page.wait_for_function("document.querySelector('#tp-model-line').innerText.includes('1.05 million')", timeout=30_000)
+    wait_for_text(page, "#tp-model-line", "1.05 million")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -277,12 +303,11 @@ def test_the_page_fits_its_window(server, open_page, width, theme):
 
 
 def test_the_page_is_not_open_to_other_machines(server):
+    import psutil
+
+    listening = [open_.laddr for open_ in psutil.Process(server.process.pid).net_connections(kind="inet") if open_.status == "LISTEN"]
+    assert listening and {address.ip for address in listening} == {"127.0.0.1"}
     assert "Other machines" not in server.said()
-    name = socket.gethostbyname(socket.gethostname())
-    if name.startswith("127."):
-        pytest.skip("this machine has no other address than loopback")
-    with pytest.raises(OSError), socket.create_connection((name, int(server.url.rsplit(":", 1)[1])), timeout=2):
-        pass
 
 
 def test_listen_says_what_it_means_and_auth_asks(tmp_path):
