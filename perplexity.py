@@ -28,7 +28,10 @@ class Window:
 
 
 def windows(length: int, *, stride: int, max_length: int) -> Iterator[Window]:
-    """Windows of at most `max_length` tokens, each moved by `stride`; every token but the first is scored once.
+    """Windows of at most `max_length` tokens, each moved by `stride`; every token is scored once.
+
+    The text's first token has no context and is not scored; nor is a window's first token where `stride` equals `max_length`,
+    so that the windows do not overlap.
 
     >>> [(w.begin, w.end, w.first_scored) for w in windows(7, stride=2, max_length=4)]
     [(0, 4, 1), (2, 6, 4), (4, 7, 6)]
@@ -36,8 +39,8 @@ def windows(length: int, *, stride: int, max_length: int) -> Iterator[Window]:
     scored = 1  # the first token has no context
     for begin in range(0, length, stride):
         end = min(begin + max_length, length)
-        if scored < end:
-            yield Window(begin, end, scored)
+        if (first := max(scored, begin + 1)) < end:
+            yield Window(begin, end, first)
         scored = max(scored, end)
         if end == length:
             return

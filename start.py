@@ -11,9 +11,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import platform
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -22,9 +26,10 @@ ENVIRONMENT = HERE / ".venv"
 STAMP = ENVIRONMENT / "installed.txt"  # written last: an installation without it was interrupted and is done again
 LOG = ENVIRONMENT / "install.log"
 OLDEST_PYTHON = (3, 10)
-# The CPU build of PyTorch takes 1.6 GB with everything else; the CUDA build for Linux, which brings its libraries, about 8 GB.
-DISK_NEEDED = {"linux": 9.0}
-DISK_NEEDED_ELSEWHERE = 3.0
+NEWEST_PYTHON = (3, 14)  # that the pinned PyTorch is built for; named only where pip found no build
+DISK_NEEDED = 3.0  # GB: the environment with PyTorch for the CPU takes 2, the rest is what pip downloads and unpacks
+DISK_FOR_CUDA = 9.0  # GB, an estimate: PyTorch's usual build for Linux brings CUDA's libraries
+INTERRUPTED = 130  # the shells' exit code after Ctrl-C
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 COMMANDS = ("ui", "train", "verify", "perplexity", "controls")
 
@@ -38,7 +43,12 @@ def main(arguments: list[str]) -> int:
     if not testing:
         command = program_arguments(arguments)
     began = time.time()
-    if problem := make_environment(extras="app,dev" if testing else "app"):
+    try:
+        problem = make_environment(extras="app,dev" if testing else "app")
+    except KeyboardInterrupt:
+        say("\nStopped. The next start goes on from here.")
+        return INTERRUPTED
+    if problem:
         return refuse(problem)
     if testing:
         say(f"Set-up took {elapsed(began)}.")
@@ -86,6 +96,10 @@ def environment_python(environment: Path = ENVIRONMENT) -> Path:
     return environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
+def site_packages() -> Path:
+    return next(ENVIRONMENT.glob("lib/python*/site-packages"), ENVIRONMENT / "Lib" / "site-packages")
+
+
 def fingerprint(extras: str, folder: Path = HERE) -> str:
     """Changes when what is to be installed changes: the two files that say it, the extras, Python, or the folder's place."""
     told = "".join((folder / name).read_text(encoding="utf-8") for name in ("pyproject.toml", "constraints.txt"))
@@ -109,40 +123,91 @@ def make_environment(extras: str) -> str | None:
         return problem
     began = time.time()
     say("Setting up Training PRO in .venv; this is done once and takes some minutes.")
-    if not environment_python().exists():
-        say("  making the environment …")
-        made = subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], capture_output=True, text=True)
-        if made.returncode:
-            shutil.rmtree(ENVIRONMENT, ignore_errors=True)  # a half-made one would be taken for whole at the next start
-            return venv_problem(made.stdout + made.stderr)
     STAMP.unlink(missing_ok=True)
-    code = install(install_command(extras))
-    if code:
-        last = "".join(f"    {line}\n" for line in tail(LOG))
-        return f"Installing failed:\n{last}The whole log is {LOG}. Check the connection and the free disk space, then start again: what was done is kept."
+    if not has_pip() and (problem := make_venv()):
+        return problem
+    forget_half_installed()
+    if install(install_command(extras)):
+        last = tail(LOG)
+        shown = "".join(f"    {line}\n" for line in last)
+        return f"Installing failed:\n{shown}The whole log is {LOG}. {advice(' '.join(last))}"
     STAMP.write_text(fingerprint(extras), encoding="utf-8")
     say(f"Set up in {elapsed(began)}.")
     return None
 
 
+def has_pip() -> bool:
+    """False also for an environment whose making was interrupted, and for one whose Python was removed or replaced since."""
+    try:
+        return subprocess.run([str(environment_python()), "-m", "pip", "--version"], capture_output=True, env=quiet_environment()).returncode == 0
+    except OSError:
+        return False
+
+
+def make_venv() -> str | None:
+    say("  making the environment …")
+    made = subprocess.run([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)], capture_output=True, text=True, errors="replace")
+    return venv_problem(made.stdout + made.stderr) if made.returncode else None
+
+
+def forget_half_installed() -> None:
+    """pip takes a package whose description is there for installed, though its own mark, which it writes last, is missing: make it install that again."""
+    for described in site_packages().glob("*.dist-info"):
+        if not (described / "INSTALLER").is_file():
+            shutil.rmtree(described)
+
+
 def install_command(extras: str) -> list[str]:
+    # --editable: the page runs from this folder, so an update of the folder is an update of the page
     return [str(environment_python()), "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off",
             "-c", str(HERE / "constraints.txt"), "-e", f"{HERE}[{extras}]"]  # fmt: skip
 
 
 def install(command: list[str]) -> int:
-    """Run pip, its output in the log and what matters of it on the screen, so that one sees that something happens."""
-    began = time.time()
-    with open(LOG, "w", encoding="utf-8") as log:
-        # --editable: the page runs from this folder, so an update of the folder is an update of the page
+    """Run pip, its output in the log and what matters of it on the screen; it never goes on without us."""
+    with open(LOG, "w", encoding="utf-8") as log, Progress("looking up the packages …") as progress:
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace", cwd=HERE, env=quiet_environment()
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace", cwd=HERE, env=pip_environment()
         )
-        for line in process.stdout:
-            log.write(line)
-            if shown := progress_line(line):
-                say(f"  {elapsed(began):>5}  {shown}")
-    return process.wait()
+        try:
+            for line in process.stdout:
+                log.write(line)
+                if shown := progress_line(line):
+                    progress.show(shown)
+            return process.wait()
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+            shutil.rmtree(ENVIRONMENT / "tmp", ignore_errors=True)
+
+
+class Progress:
+    """Lines with the time so far; the last one again after `silence` seconds without a new one, so that a long step does not look like a hang."""
+
+    def __init__(self, doing: str, silence: float = 20.0):
+        self.doing, self.silence = doing, silence
+        self.ended = threading.Event()
+        self.repeating = threading.Thread(target=self.repeat, daemon=True)
+
+    def __enter__(self) -> Progress:
+        self.began = time.time()
+        self.show(self.doing)
+        self.repeating.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ended.set()
+        self.repeating.join()
+
+    def show(self, doing: str, still: str = "") -> None:
+        self.doing, self.said = doing, time.time()
+        say(f"  {elapsed(self.began):>5}  {still}{doing}")
+
+    def repeat(self) -> None:
+        while not self.ended.wait(self.silence / 10):
+            if time.time() - self.said >= self.silence:
+                self.show(self.doing, "still ")
 
 
 def progress_line(line: str) -> str | None:
@@ -162,12 +227,25 @@ def quiet_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONPATH", "PIP_TARGET", "PIP_USER", "PIP_PREFIX")}
 
 
+def pip_environment() -> dict[str, str]:
+    """As above, and pip unpacks on the disk whose space was looked at: /tmp lies in memory on many Linux machines, too small for PyTorch with CUDA."""
+    environment = quiet_environment()
+    if os.name != "nt" and "TMPDIR" not in environment:  # Windows limits the length of paths
+        (ENVIRONMENT / "tmp").mkdir(exist_ok=True)
+        environment["TMPDIR"] = str(ENVIRONMENT / "tmp")
+    return environment
+
+
 def disk_problem(folder: Path) -> str | None:
-    needed = DISK_NEEDED.get(sys.platform, DISK_NEEDED_ELSEWHERE)
+    """A sentence when the set-up cannot fit; where it only may not, a warning on the screen. A mended one has most of it already."""
     free = shutil.disk_usage(folder).free / 2**30
-    if free >= needed or environment_python().exists():
+    if environment_python().exists():
         return None
-    return f"{free:.1f} GB are free where Training PRO lies; the set-up needs up to {needed:.0f} GB. Free some space, or move the folder to another disk."
+    if free < DISK_NEEDED:
+        return f"{free:.1f} GB are free where Training PRO lies; the set-up needs {DISK_NEEDED:.0f} GB. Free some space, or move the folder to another disk."
+    if sys.platform == "linux" and free < DISK_FOR_CUDA:
+        say(f"Only {free:.1f} GB are free. That is enough for PyTorch without CUDA; with it up to {DISK_FOR_CUDA:.0f} GB are needed.")
+    return None
 
 
 def venv_problem(said: str) -> str:
@@ -175,6 +253,19 @@ def venv_problem(said: str) -> str:
     if "ensurepip" in said or "No module named venv" in said:
         return f"This Python cannot make environments. On Debian and Ubuntu: sudo apt install python{version}-venv. Then start again."
     return f"The environment could not be made: {said.strip() or 'no reason was given'}"
+
+
+def advice(said: str) -> str:
+    """What to do about a failed installation, by what pip said last."""
+    if "No space left" in said or "not enough space" in said:
+        return "The disk is full: free some space, then start again; what was done is kept."
+    if "No matching distribution found for torch" in said:
+        oldest, newest = (".".join(map(str, version)) for version in (OLDEST_PYTHON, NEWEST_PYTHON))
+        return (
+            f"PyTorch has no build for {platform.system()} on {platform.machine()} with Python {platform.python_version()}. There is one for Python {oldest} to "
+            f"{newest}, 64 bits, on Linux (not Alpine), on Windows with an Intel or AMD processor, and on macOS 14 or newer with an Apple processor."
+        )
+    return "Check the connection, then start again; what was done is kept."
 
 
 def tail(path: Path, lines: int = 12) -> list[str]:
@@ -185,10 +276,15 @@ def hint_at_card() -> None:
     """Where a card is but the installed PyTorch cannot use it (the usual one for Windows), say how to get the one that can."""
     if shutil.which("nvidia-smi") is None:
         return
-    build = next((ENVIRONMENT.glob("**/torch/version.py")), None)
-    if build and "cuda: Optional[str] = None" in build.read_text(encoding="utf-8"):
-        say("An NVIDIA card is here, but the installed PyTorch is for the CPU alone. To use the card, choose CUDA under “Get started” on PyTorch's")
-        say(f"site and run the install command shown there with this Python: {environment_python()} -m pip install --force-reinstall torch …")
+    build = site_packages() / "torch" / "version.py"
+    described = build.read_text(encoding="utf-8") if build.is_file() else ""
+    if re.search(r"^cuda\b.*= None", described, re.MULTILINE):
+        version = re.search(r"__version__ = '([^'+]+)", described)
+        wanted = f"torch=={version[1]}" if version else "torch"
+        alone = "--no-deps " if os.name == "nt" else ""  # there CUDA is in PyTorch's own package, and our versions of the others stay
+        say("An NVIDIA card is here, but the installed PyTorch is for the CPU alone. To use the card, choose pip and CUDA under “Get started”")
+        say("on PyTorch's site, take the address from the command shown there, and install with it into this folder's own Python:")
+        say(f'    "{environment_python()}" -m pip install --force-reinstall {alone}{wanted} --index-url <the address shown there>')
 
 
 # Tests
@@ -214,6 +310,7 @@ def install_browser() -> str | None:
         return "install Chromium or Chrome, or name one in TRAINING_PRO_BROWSER."
     if not hasattr(os, "geteuid") or os.geteuid() != 0:
         return "“sudo apt-get install chromium” would install one; this program is not root and does not ask."
+    began = time.time()
     say("Installing Debian's chromium for the tests of the page …")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in (["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", "chromium"]):
@@ -221,6 +318,7 @@ def install_browser() -> str | None:
         if done.returncode:
             last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
             return f"“{' '.join(command)}” failed: {''.join(last)}."
+    say(f"Chromium was installed in {elapsed(began)}.")
     return None
 
 
@@ -228,13 +326,18 @@ def install_browser() -> str | None:
 
 
 def call(command: list[str], cwd: Path | None) -> int:
-    """Run the program with this terminal; Ctrl-C is its to handle, and its exit code is ours."""
+    """Run the program with this terminal; Ctrl-C is its to handle, its exit code is ours, and it is told to end when we are."""
     process = subprocess.Popen(command, cwd=cwd, env=quiet_environment())
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            continue
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        while True:
+            try:
+                code = process.wait()
+                return code if code >= 0 else 128 - code  # ended by a signal: what a shell makes of it
+            except KeyboardInterrupt:
+                continue
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def refuse(problem: str) -> int:
@@ -252,4 +355,6 @@ def elapsed(began: float) -> str:
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="replace")  # an old console's alphabet lacks “ and …
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # told to end: as Ctrl-C, so that pip does not go on alone
     sys.exit(main(sys.argv[1:]))

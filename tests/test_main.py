@@ -69,7 +69,7 @@ def test_bad_data_exits_with_2_and_a_json_line(run_file, tmp_path, host):
 @pytest.mark.parametrize(
     ("text", "changes", "words"),
     [
-        ("a: [", [], "not readable YAML: line 2"),
+        ("a: [", [], "not readable YAML: line 1, column 5"),
         ("- a", [], "must hold keys and values"),
         ("lora_name: x", ["lora_rnak=8"], "Did you mean “lora_rank”?"),
         ("lora_name: x", ["lora_rank"], "KEY=VALUE"),

@@ -1,15 +1,26 @@
 """start.py without installing anything: what it decides, and what it says. Each test loads a copy that lies in a folder of its own."""
 
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 HERE = Path(__file__).resolve().parent.parent
+
+
+def wait_for(happens, seconds=10):
+    end = time.time() + seconds
+    while time.time() < end:
+        if happens():
+            return True
+        time.sleep(0.02)
+    return False
 
 
 @pytest.fixture
@@ -26,15 +37,19 @@ def start(tmp_path):
 
 @pytest.fixture
 def calls(start, monkeypatch):
-    """Every program that start.py would call, in order; venv and pip succeed."""
+    """Every program that start.py would call to change something, in order; venv and pip succeed."""
     made = []
 
     def run(command, **_):
+        if command[1:] == ["-m", "pip", "--version"]:  # a question
+            if not start.environment_python().exists():
+                raise FileNotFoundError(command[0])
+            return SimpleNamespace(returncode=1 if start.environment_python().read_text() == "half-made" else 0)
         made.append(command)
         if command[1:3] == ["-m", "venv"]:
             python = start.environment_python()
-            python.parent.mkdir(parents=True)
-            python.touch()
+            python.parent.mkdir(parents=True, exist_ok=True)
+            python.write_text("whole")
         return SimpleNamespace(returncode=0, stdout="", stderr="")
 
     monkeypatch.setattr(start.subprocess, "run", run)
@@ -60,6 +75,36 @@ def test_an_interrupted_install_is_mended(start, calls):
     assert [command[1:3] for command in calls] == [["-m", "venv"], ["-m", "pip"], ["-m", "training_pro"], ["-m", "pip"], ["-m", "training_pro"]]
 
 
+def test_an_environment_whose_making_was_interrupted_is_made_anew(start, calls):
+    python = start.environment_python()
+    python.parent.mkdir(parents=True)
+    python.write_text("half-made")
+    start.main([])
+    assert calls[0][1:] == ["-m", "venv", "--clear", str(start.ENVIRONMENT)] and start.is_installed("app")
+
+
+def test_a_half_installed_package_is_installed_again(start, calls):
+    start.main([])
+    for name, mark in (("whole-1.dist-info", True), ("half-1.dist-info", False)):
+        described = start.ENVIRONMENT / "lib" / "python3.11" / "site-packages" / name
+        described.mkdir(parents=True)
+        (described / "METADATA").touch()
+        if mark:
+            (described / "INSTALLER").write_text("pip\n")
+    start.STAMP.unlink()
+    start.main([])
+    assert [described.name for described in start.site_packages().iterdir()] == ["whole-1.dist-info"]
+
+
+def test_ctrl_c_while_it_installs_ends_pip_and_is_no_failure(start, calls, monkeypatch, capsys):
+    def stop(command):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(start, "install", stop)
+    assert start.main([]) == 130
+    assert "The next start goes on from here" in capsys.readouterr().out and not start.STAMP.exists()
+
+
 def test_what_is_asked_for_decides_whether_to_install_again(start, calls):
     start.main(["test", "-k", "x"])
     assert calls[1][-1].endswith("[app,dev]") and calls[2][1:] == ["-m", "pytest", "-k", "x"]
@@ -77,6 +122,18 @@ def test_a_failed_install_says_what_pip_said_and_leaves_no_stamp(start, calls, m
     monkeypatch.setattr(start, "install", fail)
     assert start.main([]) == 2
     assert "ERROR: no space left" in capsys.readouterr().err and not start.STAMP.exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "The disk is full"),
+        ("ERROR: No matching distribution found for torch==2.13.0", "PyTorch has no build for"),
+        ("ERROR: No matching distribution found for setuptools>=77", "Check the connection"),
+    ],
+)
+def test_a_failed_install_says_what_to_do(start, said, told):
+    assert told in start.advice(said)
 
 
 @pytest.mark.parametrize("version", [(3, 9), (2, 7)])
@@ -110,9 +167,10 @@ def test_help_and_wrong_words_need_no_install(start, calls, capsys):
 def test_the_page_knows_the_same_options(start):
     from training_pro.__main__ import _parser
 
-    for action in start.page_options()._actions[1:]:
-        value = {"quantization": ["4bit"], "port": ["1"]}.get(action.dest, ["x"]) if action.nargs is None else []
-        assert hasattr(_parser().parse_args(["ui", action.option_strings[0], *value]), action.dest)
+    commands = _parser()._subparsers._group_actions[0].choices
+    told, taken = ({(*action.option_strings, *sorted(action.choices or ())) for action in parser._actions} for parser in (start.page_options(), commands["ui"]))
+    assert told == taken
+    assert set(start.COMMANDS) == set(commands)
 
 
 @pytest.mark.parametrize(
@@ -135,10 +193,74 @@ def test_pip_really_runs_with_its_output_in_the_log(start, capsys):
     assert start.LOG.read_text(encoding="utf-8").split("\n")[:2] == ["Downloading x-1.whl (2 MB)", "quiet"]
 
 
-def test_a_python_without_venv_and_a_full_disk_say_what_to_do(start, monkeypatch):
-    assert "-venv" in start.venv_problem("ensurepip is not available")
-    monkeypatch.setattr(start.shutil, "disk_usage", lambda _: SimpleNamespace(free=2**20))
-    assert "Free some space" in start.disk_problem(start.HERE)
+def test_what_pip_unpacks_lies_beside_the_environment_and_is_removed(start, monkeypatch):
+    monkeypatch.delenv("TMPDIR", raising=False)
+    monkeypatch.setenv("PYTHONPATH", "elsewhere")
+    start.ENVIRONMENT.mkdir()
+    start.install([sys.executable, "-c", "import os; print(os.environ.get('TMPDIR'), os.environ.get('PYTHONPATH'))"])
+    inside = None if os.name == "nt" else start.ENVIRONMENT / "tmp"
+    assert start.LOG.read_text(encoding="utf-8").strip() == f"{inside} None" and not (start.ENVIRONMENT / "tmp").exists()
+
+
+def test_a_long_step_is_told_again(start, capsys):
+    with start.Progress("asking", silence=0.1) as progress:
+        progress.show("unpacking")
+        assert wait_for(lambda: capsys.readouterr().out.count("still unpacking"))
+
+
+def test_pip_is_ended_when_the_installation_is(start, monkeypatch):
+    def stop(line):
+        raise KeyboardInterrupt
+
+    start.ENVIRONMENT.mkdir()
+    monkeypatch.setattr(start, "progress_line", stop)
+    began = time.time()
+    with pytest.raises(KeyboardInterrupt):
+        start.install([sys.executable, "-uc", "import time; print('x'); time.sleep(60)"])
+    assert time.time() - began < 30
+
+
+def test_the_programs_exit_code_is_passed_on(start):
+    assert start.call([sys.executable, "-c", "raise SystemExit(5)"], cwd=None) == 5
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to send")
+def test_told_to_end_it_tells_the_program(start):
+    program = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(9)); print('up', flush=True); time.sleep(60)"
+    source = f"import runpy, sys; call = runpy.run_path({str(start.HERE / 'start.py')!r})['call']; sys.exit(call([sys.executable, '-c', {program!r}], None))"
+    outer = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True)
+    assert outer.stdout.readline() == "up\n"
+    outer.terminate()
+    assert outer.wait(30) == 9
+
+
+def test_a_python_without_venv_says_what_to_install(start):
+    said = "The virtual environment was not created successfully because ensurepip is not\navailable.  On Debian/Ubuntu systems, …"
+    assert f"sudo apt install python{sys.version_info[0]}.{sys.version_info[1]}-venv" in start.venv_problem(said)
+    assert "Permission denied" in start.venv_problem("Error: [Errno 13] Permission denied: '.venv'\n")
+
+
+def test_a_full_disk_is_refused_and_a_small_one_is_told(start, monkeypatch, capsys):
+    monkeypatch.setattr(start.sys, "platform", "linux")
+    for free, refused, warned in ((0.5, True, False), (5, False, True), (50, False, False)):
+        monkeypatch.setattr(start.shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free * 2**30))
+        assert ("Free some space" in (start.disk_problem(start.HERE) or "")) is refused
+        assert ("CUDA" in capsys.readouterr().out) is warned
+
+
+@pytest.mark.parametrize(("cuda", "hinted"), [("cuda: Optional[str] = None", True), ("cuda = None", True), ("cuda: Optional[str] = '13.0'", False)])
+def test_a_card_that_pytorch_cannot_use_is_told(start, monkeypatch, capsys, cuda, hinted):
+    build = start.ENVIRONMENT / "lib" / "python3.11" / "site-packages" / "torch" / "version.py"
+    build.parent.mkdir(parents=True)
+    build.write_text(f"__version__ = '2.13.0+cpu'\n{cuda}\nhip: Optional[str] = None\n", encoding="utf-8")
+    monkeypatch.setattr(start.shutil, "which", lambda name: None)
+    start.hint_at_card()
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(start.shutil, "which", lambda name: name)
+    start.hint_at_card()
+    said = capsys.readouterr().out
+    assert ("-m pip install --force-reinstall" in said and "torch==2.13.0 --index-url <the address shown there>" in said) is hinted
+    assert bool(said) is hinted
 
 
 def test_why_there_is_no_browser(start, monkeypatch):
