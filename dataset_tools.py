@@ -152,9 +152,13 @@ def _find(host: Any, key: str, settings: TrainingSettings) -> Path:
 
 
 def _keep(items: Iterable[Item], settings: TrainingSettings, report: Report) -> list[Item]:
-    """Trim or leave out what is longer than the cutoff, leave out what has no trained token, and count both."""
+    """Trim or leave out what is longer than the cutoff, leave out what has no trained token, and count both.
+
+    The longest lengths are those before trimming: they tell which cutoff would hold everything.
+    """
     kept = []
     for item in items:
+        report.second_longest_block, report.longest_block = sorted((report.second_longest_block, report.longest_block, len(item.input_ids)))[1:]
         if len(item.input_ids) > settings.cutoff_len:
             if settings.eliminate_long_blocks:
                 report.dropped_rows += 1
@@ -183,20 +187,17 @@ def _why_none(report: Report, settings: TrainingSettings) -> str:
 
 
 def _measure(items: list[Item], settings: TrainingSettings, plan: Plan, report: Report, model_context: int | None) -> None:
-    lengths = sorted((len(item.input_ids) for item in items), reverse=True)
     for item in items:
         report.kinds[item.kind] = report.kinds.get(item.kind, 0) + 1
     report.blocks = len(items)
-    report.longest_block = lengths[0]
-    report.second_longest_block = lengths[1] if len(lengths) > 1 else lengths[0]
-    report.total_tokens = sum(lengths)
+    report.total_tokens = sum(len(item.input_ids) for item in items)
     report.trained_tokens = sum(item.trained for item in items)
     report.steps_per_epoch = plan.steps_per_epoch
     report.total_steps = plan.total_steps
     report.accumulation = plan.accumulation
     report.warmup_suggested = plan.suggested_warmup()
     report.save_suggested = plan.suggested_save_steps()
-    report.cutoff_suggested = -(-lengths[0] // 32) * 32
+    report.cutoff_suggested = -(-report.longest_block // 32) * 32
     if plan.accumulation < settings.accumulation:
         report.notices.append(
             f"Gradient Accumulation Steps is {settings.accumulation}, but an epoch has only {plan.steps_per_epoch} steps; "

@@ -115,7 +115,11 @@ def test_long_rows_are_trimmed_or_left_out_and_counted(host, settings):
     rows = [*ROWS[:2], {"instruction": "x " * 100, "output": "y"}]
     write(host.datasets_dir / "rows.json", json.dumps(rows))
     trimmed = prepare(settings(cutoff_len=32), host.tokenizer, host)
-    assert (trimmed.report.trimmed_rows, trimmed.report.blocks, trimmed.report.longest_block) == (1, 3, 32)
+    assert (trimmed.report.trimmed_rows, trimmed.report.blocks, len(trimmed.train[2]["input_ids"])) == (1, 3, 32)
+    whole = prepare(settings(), host.tokenizer, host)
+    assert trimmed.report.longest_block == whole.report.longest_block == len(whole.train[2]["input_ids"]) > 32
+    assert trimmed.report.second_longest_block == len(whole.train[0]["input_ids"])
+    assert trimmed.report.cutoff_suggested == whole.report.cutoff_suggested == -(-whole.report.longest_block // 32) * 32
     dropped = prepare(settings(cutoff_len=32, eliminate_long_blocks=True), host.tokenizer, host)
     assert (dropped.report.dropped_rows, dropped.report.blocks) == (1, 2)
 
