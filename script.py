@@ -57,9 +57,11 @@ def unavailable(error: Exception) -> str:
 def _build(host) -> object:
     import gradio as gr
 
+    from .host import LocalHost
     from .tab_train import TrainTab
 
-    with gr.Column(elem_classes=["tp-page"]), gr.Tab("Train LoRA", elem_id="tp-train-tab"):
+    home = "tp-standalone" if isinstance(host, LocalHost) else "tp-webui"
+    with gr.Column(elem_classes=["tp-page", home]), gr.Tab("Train LoRA", elem_id="tp-train-tab"):
         return TrainTab(host)
 
 

@@ -216,7 +216,8 @@ def progress_line(line: str) -> str | None:
     if words[:1] == ["Downloading"] and len(words) > 1:
         return f"downloading {words[1].rsplit('/', 1)[-1].split('-')[0]} {' '.join(words[2:])}".rstrip()
     if words[:2] == ["Installing", "collected"]:
-        return f"installing {line.count(',') + 1} packages …"
+        count = line.count(",") + 1
+        return f"installing {count} package{'s' if count > 1 else ''} …"
     if words[:1] == ["ERROR:"]:
         return line.strip()
     return None

@@ -84,7 +84,7 @@ class TrainTab:
         while shown:
             alone = shown[0].widget == "radio" or len(shown) == 1
             pair, shown = (shown[:1], shown[1:]) if alone or shown[1].widget == "radio" else (shown[:2], shown[2:])
-            with gr.Row():
+            with gr.Row(elem_classes=["tp-pair"]):
                 for kind in pair:
                     self.widgets[kind.key] = self._widget(kind)
 
@@ -161,7 +161,7 @@ class TrainTab:
     def _wire(self) -> None:
         fields = set(self.widgets.values())
         quiet = {"show_progress": "hidden", **hidden_from_api(self.start.click)}
-        running = [self.status, self.report, self.start, self.interrupt, self.checkpoint]
+        running = [self.status, self.chart, self.report, self.start, self.interrupt, self.checkpoint]
         self.start.click(self.on_start, fields, running, **quiet)
         self.verify.click(self.on_verify, fields, [self.report], show_progress="minimal", **hidden_from_api(self.verify.click))
         self.interrupt.click(self.on_interrupt, None, [self.status], **quiet)

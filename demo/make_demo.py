@@ -110,6 +110,15 @@ def samples(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None
         print(repr(tokenizer.decode(out[0, ids.shape[1] :])), flush=True)
 
 
+def readable_by_older_transformers(path: Path) -> None:
+    """transformers 5 writes names that 4 does not know; both read the older ones."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config.pop("backend", None)
+    config["additional_special_tokens"] = config.pop("extra_special_tokens", [START, END])
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=2600)
@@ -134,6 +143,7 @@ def main() -> None:
     )
     model.half().save_pretrained(options.out)
     tokenizer.save_pretrained(options.out)
+    readable_by_older_transformers(options.out / "tokenizer_config.json")
     print(f"{sum(file.stat().st_size for file in options.out.iterdir()) / 2**20:.2f} MB in {options.out.name}")
 
 

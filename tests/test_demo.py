@@ -32,6 +32,12 @@ def test_its_special_tokens_differ(demo):
     assert tokenizer.eos_token_id in demo.model.generation_config.eos_token_id
 
 
+def test_it_loads_with_transformers_4_too(demo):
+    config = json.loads((DEMO_MODEL / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast" and "extra_special_tokens" not in config
+    assert demo.tokenizer.convert_tokens_to_ids("<|end_of_turn|>") in demo.tokenizer.all_special_ids
+
+
 def test_its_chat_template(demo):
     chat = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
     whole = demo.tokenizer.apply_chat_template(chat, tokenize=False)

@@ -179,6 +179,7 @@ def test_the_page_knows_the_same_options(start):
         ("Collecting torch==2.13.0", None),
         ("  Downloading gradio-6.31.0-py3-none-any.whl (23.1 MB)\n", "downloading gradio (23.1 MB)"),
         ("Installing collected packages: a, b, c", "installing 3 packages …"),
+        ("Installing collected packages: training-pro", "installing 1 package …"),
         ("ERROR: nothing found\n", "ERROR: nothing found"),
     ],
 )
