@@ -56,12 +56,13 @@ class ModelFacts:
 
 
 def model_facts(model: Any, name: str) -> ModelFacts:
+    """The facts of the base model, also while a run's LoRA layers are in it."""
     parameter = next(model.parameters())
     config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
     return ModelFacts(
         name=name,
         architecture=type(model).__name__,
-        parameters=model.num_parameters(),
+        parameters=model.num_parameters() - sum(weight.numel() for name, weight in model.named_parameters() if ".lora_" in name),
         quantization=quantization_of(model),
         dtype=str(model.dtype).removeprefix("torch."),
         device=str(parameter.device),

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from training_pro.host import LocalHost, ModelError, quantization_of
+from training_pro.host import LocalHost, ModelError, model_facts, quantization_of
 
 
 def test_folders_are_made_and_seeded_once(tmp_path):
@@ -68,6 +68,14 @@ class Server:
 def test_what_is_no_model_to_train(host, model, words):
     host._model = model
     assert words in host.model_problem() and host.facts is None and host.context_length is None
+
+
+def test_the_facts_are_the_bases_while_a_run_has_its_layers_in_it(host):
+    import peft
+
+    before = host.facts
+    lora = peft.get_peft_model(host.model, peft.LoraConfig(target_modules=["q_proj"]))
+    assert model_facts(lora.get_base_model(), "llama") == before
 
 
 def test_a_model_with_adapters_is_refused(host):

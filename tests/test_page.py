@@ -118,7 +118,7 @@ def status(page):
     return page.locator("#tp-status").inner_text()
 
 
-def wait_for_status(page, word, seconds=150):
+def wait_for_status(page, word, seconds=400):
     page.wait_for_function(
         "word => document.querySelector('#tp-status .tp-head b')?.innerText === word",
         arg=word, timeout=seconds * 1000,
