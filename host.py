@@ -9,7 +9,8 @@ import contextlib
 import shutil
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,8 +133,61 @@ class Host:
         raise NotImplementedError
 
     @contextlib.contextmanager
-    def using_model(self) -> Iterator[None]:
-        """Hold the model for a run or an evaluation, so that nothing else uses it meanwhile."""
+    def using_model(self, give_up: Callable[[], bool] = lambda: False) -> Iterator[None]:
+        """Hold the model for a run or an evaluation, so that nothing else uses it meanwhile; waits until it is free.
+
+        Args:
+            give_up: asked while waiting; True ends the wait.
+
+        Raises:
+            NotFree: `give_up` ended the wait.
+        """
+        lock = self._model_lock()
+        while not lock.acquire(timeout=0.2):
+            if give_up():
+                raise NotFree
+        try:
+            yield
+        finally:
+            self._model_was_used()
+            lock.release()
+
+    def _model_lock(self) -> Any:
+        raise NotImplementedError
+
+    def _model_was_used(self) -> None:
+        """Called at the end of a use."""
+
+    def trainable_models(self) -> list[str]:
+        """Names of the folders of the models' directory that hold a model in Transformers format."""
+        with contextlib.suppress(OSError):
+            return sorted((folder.name for folder in self.models_dir.iterdir() if _is_trainable(folder)), key=natural_key)
+        return []
+
+    def offered_models(self) -> list[str]:
+        """What the page offers to load."""
+        return self.trainable_models()
+
+    def suggested_load(self) -> tuple[str | None, str]:
+        """The model and the quantization that the page proposes to load."""
+        raise NotImplementedError
+
+    loading_help = ""  # what else may be typed as the name of a model
+
+    def model_mark(self) -> tuple[Any, ...]:
+        """Differs from an earlier one when another model, or the same with other adapters, is loaded."""
+        return id(self.model), self.model_name, self.dirty
+
+    def load(self, model: str, quantization: str = "none") -> None:
+        """Load a model for training, in the place of the one that is loaded.
+
+        Args:
+            model: a name of `trainable_models()`; what else a host takes, it says.
+            quantization: none, 4bit (NF4) or 8bit (BitsAndBytes).
+
+        Raises:
+            ModelError: it cannot be loaded; the message says why and what to do.
+        """
         raise NotImplementedError
 
     def instruction_template(self) -> str | None:
@@ -148,9 +202,8 @@ class Host:
         """Why the loaded model cannot be trained, and what to do; None when it can."""
         if self.model is None:
             return f"No model is loaded. {self.how_to_load()}"
-        import transformers
-
-        if not isinstance(self.model, transformers.PreTrainedModel):
+        transformers = sys.modules.get("transformers")  # where it was never imported, no model of it can be loaded
+        if transformers is None or not isinstance(self.model, transformers.PreTrainedModel):
             if hasattr(self.model, "peft_config"):
                 return f"The model has adapters on it ({', '.join(self.model.peft_config)}). Unload them first: a LoRA is trained on the base model."
             return (
@@ -285,13 +338,19 @@ class LocalHost(Host):
     def mark_dirty(self) -> None:
         self._dirty = True
 
-    @contextlib.contextmanager
-    def using_model(self) -> Iterator[None]:
-        with self._lock:
-            yield
+    def _model_lock(self) -> Any:
+        return self._lock
+
+    def offered_models(self) -> list[str]:
+        return ["demo", *self.trainable_models()]
+
+    def suggested_load(self) -> tuple[str | None, str]:
+        return "demo", "none"
+
+    loading_help = "demo, a folder of user_data/models, the path of a folder, or a hub name such as name/model."
 
     def how_to_load(self) -> str:
-        return "Start the program with --model and the folder or hub name of a model in Transformers format."
+        return "Choose one under “Load another model” on the page, or start the program with --model and the folder or hub name of a model in Transformers format."
 
     def load(self, model: str = "demo", quantization: str = "none") -> None:
         """Load a model for training.
@@ -336,6 +395,16 @@ class LocalHost(Host):
 
 class ModelError(RuntimeError):
     """A model that cannot be loaded; the message says why and what to do."""
+
+
+class NotFree(RuntimeError):
+    """The model is in use, and whoever waited for it gave up."""
+
+
+def _is_trainable(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and any(
+        next(folder.glob(pattern), None) for pattern in ("*.safetensors", "pytorch_model*.bin")
+    )
 
 
 def load_transformers_model(source: str, quantization: str, trust_remote_code: bool = False) -> tuple[Any, Any]:
@@ -402,6 +471,8 @@ def default_user_data() -> Path:
 class WebuiHost(Host):
     """text-generation-webui: its model, tokenizer and folders, read from `modules.shared` at the moment they are asked for."""
 
+    LOADER = "Transformers"  # the only one of its loaders whose models can be trained
+
     def __init__(self) -> None:
         from modules import shared
 
@@ -409,9 +480,11 @@ class WebuiHost(Host):
         self.make_folders()
 
     @classmethod
-    def is_here(cls) -> bool:
-        """Whether this process is the web UI: its `modules.shared` is loaded, as it is before any extension."""
-        return "modules.shared" in sys.modules and hasattr(sys.modules["modules.shared"], "args")
+    def is_portable(cls) -> bool:
+        """Whether this is the build of the web UI that brings llama.cpp alone."""
+        return bool(getattr(getattr(sys.modules.get("modules.shared"), "args", None), "portable", False))
+
+    # Folders
 
     @property
     def user_data(self) -> Path:
@@ -444,6 +517,8 @@ class WebuiHost(Host):
     def multi_user(self) -> bool:
         return bool(getattr(self._shared.args, "multi_user", False))
 
+    # The model
+
     @property
     def model(self) -> Any:
         return self._shared.model
@@ -454,7 +529,7 @@ class WebuiHost(Host):
 
     @property
     def model_name(self) -> str:
-        return self._shared.model_name
+        return self._shared.model_name or NO_MODEL
 
     @property
     def model_path(self) -> str:
@@ -467,34 +542,88 @@ class WebuiHost(Host):
     def mark_dirty(self) -> None:
         self._shared.model_dirty_from_training = True
 
-    @contextlib.contextmanager
-    def using_model(self) -> Iterator[None]:
+    def _model_lock(self) -> Any:
         # The lock that every generation and the idle-unload thread take: without it a chat would run on a half-trained
         # model, and the model could be unloaded in the middle of a run.
-        with getattr(self._shared, "generation_lock", None) or contextlib.nullcontext():
-            yield
+        return getattr(self._shared, "generation_lock", None) or threading.Lock()
+
+    def _model_was_used(self) -> None:
+        # The idle timer counts from the last generation; without this a long run would count as idling, and the model
+        # would be unloaded right after it.
+        models = sys.modules.get("modules.models")
+        if hasattr(models, "last_generation_time"):
+            models.last_generation_time = time.time()
 
     def instruction_template(self) -> str | None:
         state = getattr(self._shared, "persistent_interface_state", None) or {}
         return state.get("instruction_template_str") or self._shared.settings.get("instruction_template_str") or None
 
     def how_to_load(self) -> str:
-        return "Open the Model tab, choose the Transformers loader and load a model that is not GGUF or EXL."
+        if self.trainable_models():
+            return "Load one below, or in the Model tab with the Transformers loader."
+        return (
+            f"Download a model in Transformers format (a folder with config.json and safetensors files, not GGUF or EXL) into {self.models_dir}, "
+            "then load it in the Model tab with the Transformers loader."
+        )
 
     def model_problem(self) -> str | None:
         loaded = list(getattr(self._shared, "lora_names", []))
         if self.model is not None and loaded:
             return (
-                f"The model has the LoRA {', '.join(loaded)} on it. Unload it in the Model tab first: a LoRA is trained on the base model."
+                f"The model has the LoRA {', '.join(loaded)} on it. A LoRA is trained on the base model: open the Model tab, "
+                "empty the list of LoRAs and press Apply LoRAs, or load the model again below."
             )
+        if self.model is None and self.model_name != NO_MODEL:  # the idle timer keeps the name
+            return f"“{self.model_name}” is not in memory at the moment: it was unloaded after a time without use. {self.how_to_load()}"
         return super().model_problem()
 
+    loading_help = "A folder of the models' directory that holds a model in Transformers format."
+
+    def suggested_load(self) -> tuple[str | None, str]:
+        """The loaded model's own folder where that can be trained (a GGUF may lie beside the original), in 4 bits as most cards need it."""
+        offered = self.trainable_models()
+        own = Path(self.model_name).parts[0] if self.model_name != NO_MODEL else None
+        return own if own in offered else offered[0] if offered else None, "none" if getattr(self._shared.args, "cpu", False) else "4bit"
+
+    def model_mark(self) -> tuple[Any, ...]:
+        return (*super().model_mark(), *getattr(self._shared, "lora_names", []))
+
+    def load(self, model: str, quantization: str = "none") -> None:
+        if quantization not in QUANTIZATIONS:
+            raise ModelError(f"Quantization is “{quantization}”; it must be one of {', '.join(QUANTIZATIONS)}.")
+        if model not in self.trainable_models():
+            raise ModelError(f"“{model}” is no folder of {self.models_dir} that holds a model in Transformers format (config.json and safetensors). Choose another.")
+        args = self._shared.args
+        kept = {name: getattr(args, name) for name in ("loader", "load_in_4bit", "load_in_8bit") if hasattr(args, name)}
+        args.load_in_4bit, args.load_in_8bit = quantization == "4bit", quantization == "8bit"
+        try:
+            with self.using_model():
+                self._load(model, self.LOADER)
+        except BaseException:
+            vars(args).update(kept)
+            raise
+
     def reload_model(self) -> None:
+        self._load(self.model_name, getattr(self._shared.args, "loader", None) or self.LOADER)
+
+    def _load(self, name: str, loader: str) -> None:
         # The host's own reload_model() forgets the name, so it is done here step by step.
         from modules import models
 
-        name, loader = self._shared.model_name, getattr(self._shared.args, "loader", None)
+        self._model_gone()
+        try:
+            model, tokenizer = models.load_model(name, loader)
+        except Exception as error:  # whatever a loader raises, the user needs a sentence
+            self._model_gone()
+            raise ModelError(_why_not_loaded(str(self.models_dir / name), error)) from error
+        if model is None:
+            self._model_gone()
+            raise ModelError(f"“{name}” could not be loaded; the web UI's log has the reason.")
+        self._shared.model, self._shared.tokenizer = model, tokenizer
+        self._shared.model_name, self._shared.model_dirty_from_training = name, False
+
+    def _model_gone(self) -> None:
+        from modules import models
+
         models.unload_model()
-        self._shared.model_name = name
-        self._shared.model, self._shared.tokenizer = models.load_model(name, loader)
-        self._shared.model_dirty_from_training = False
+        self._shared.model_name = NO_MODEL

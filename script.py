@@ -4,9 +4,9 @@ The web UI reads `params`, `setup()`, `ui()` and `custom_css()`. It ends as a wh
 so nothing is imported here that it may lack, and `ui()` shows a panel with the reason instead of raising.
 """
 
+import contextlib
 import html
 import logging
-import sys
 from pathlib import Path
 
 if not __package__:
@@ -28,40 +28,90 @@ def setup() -> None:
 
 
 def custom_css() -> str:
-    return (HERE / "page.css").read_text(encoding="utf-8")
+    try:
+        return (HERE / "page.css").read_text(encoding="utf-8")
+    except OSError:
+        logger.exception("Training PRO's page.css cannot be read")
+        return ""
+
+
+def state_modifier(state):
+    """The web UI calls this before it generates a text, and then waits for its turn: a chat that waits for a run is told so."""
+    with contextlib.suppress(Exception):  # whatever is wrong with a hint, the chat goes on
+        from .training_run import waiting_message
+
+        if said := waiting_message():
+            import gradio as gr
+
+            gr.Info(said)
+    return state
 
 
 def ui() -> None:
     """Build the tab inside the Blocks that are being built. Never raises."""
     import gradio as gr
 
-    try:
-        from .host import WebuiHost
+    with gr.Column(elem_classes=["tp-page", "tp-webui"]) as whole:
+        try:
+            if panel := cannot_train():
+                gr.HTML(panel)
+            else:
+                from .host import WebuiHost
 
-        _build(WebuiHost())
-    except Exception as error:
-        logger.exception("Training PRO could not build its tab")
-        gr.HTML(unavailable(error))
+                _build(WebuiHost())
+            return
+        except Exception as error:
+            logger.exception("Training PRO could not build its tab")
+            failed = error
+    whole.visible = False  # half a tab would be worse than none
+    with gr.Column(elem_classes=["tp-page", "tp-webui"]):
+        gr.HTML(unavailable(failed))
+
+
+def cannot_train() -> str | None:
+    """The panel for a host that cannot train at all, or None."""
+    from .host import WebuiHost
+    from .needs import install_command, missing
+
+    if WebuiHost.is_portable():
+        return panel(
+            "This is the portable build of text-generation-webui, which cannot train",
+            "It runs GGUF models with llama.cpp and brings no PyTorch, without which nothing can be trained. Install the full version "
+            "(its one-click installer), put this folder into user_data/extensions there, and load the original model, not a GGUF file.",
+        )
+    if lacking := missing():
+        return panel(
+            f"Training PRO needs {', '.join(lacking)}",
+            "Install what is missing with this command, then start the web UI again:",
+            install_command(*lacking),
+        )
+    return None
 
 
 def unavailable(error: Exception) -> str:
     """The panel that stands in place of the tab, with the reason and what to do."""
-    said = html.escape(str(error) or type(error).__name__)
-    todo = "The log has the details."
+    from .needs import install_command
+
     if isinstance(error, ModuleNotFoundError) and error.name:
-        folder = html.escape(str(HERE / "requirements.txt"))
-        todo = f"Install what is missing with this command, then start again:<pre>{html.escape(sys.executable)} -m pip install -r {folder}</pre>"
-    return f'<div class="tp-status tp-bad"><b>Training PRO cannot be shown: {said}</b><div class="tp-message">{todo}</div></div>'
+        return panel(
+            f"Training PRO cannot be shown: {error}",
+            "Install what is missing with this command, then start the web UI again:",
+            install_command(error.name.partition(".")[0]),
+        )
+    return panel(f"Training PRO cannot be shown: {error or type(error).__name__}", "The rest of the web UI is not affected. The log has the details.")
+
+
+def panel(title: str, todo: str, command: str = "") -> str:
+    code = f"<pre>{html.escape(command)}</pre>" if command else ""
+    return f'<div class="tp-status tp-bad tp-panel"><b>{html.escape(title)}</b><div class="tp-message">{html.escape(todo)}{code}</div></div>'
 
 
 def _build(host) -> object:
     import gradio as gr
 
-    from .host import LocalHost
     from .tab_train import TrainTab
 
-    home = "tp-standalone" if isinstance(host, LocalHost) else "tp-webui"
-    with gr.Column(elem_classes=["tp-page", home]), gr.Tab("Train LoRA", elem_id="tp-train-tab"):
+    with gr.Tab("Train LoRA", elem_id="tp-train-tab"):
         return TrainTab(host)
 
 
@@ -75,7 +125,8 @@ def page(host):
     blocks, launch = page_arguments(gr.Blocks, gr.Blocks.launch, theme=theme, css=custom_css() + STANDALONE_CSS, footer_links=["settings"])
     with gr.Blocks(title="Training PRO", analytics_enabled=False, **blocks) as demo:
         gr.HTML('<h1 class="tp-title">Training PRO</h1>')
-        _build(host)
+        with gr.Column(elem_classes=["tp-page", "tp-standalone"]):
+            _build(host)
     return demo, launch
 
 

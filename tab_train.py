@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 
 from . import training_run, views
-from .host import QUANTIZATIONS, Host, LocalHost, ModelError
+from .host import QUANTIZATIONS, Host, ModelError
 from .matplotgraph import chart_svg
 from .settings import NOT_CHOSEN, OPTIONS, SECTIONS, Option, SettingsError, TrainingSettings
 from .training_run import Busy, TrainingRun
@@ -30,6 +30,7 @@ class TrainTab:
     def __init__(self, host: Host):
         self.host = host
         self.widgets: dict[str, Any] = {}  # option key → component
+        self.loading = False  # meanwhile the line on top belongs to the loading, on every page
         self._build()
         self._wire()
 
@@ -37,8 +38,7 @@ class TrainTab:
 
     def _build(self) -> None:
         self.model_line = gr.HTML(views.model_line(self.host), elem_id="tp-model-line")
-        if isinstance(self.host, LocalHost):
-            self._model_loader()
+        self._model_loader()
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=420):
                 self._section("general")
@@ -110,19 +110,21 @@ class TrainTab:
         return [NOT_CHOSEN, *self.host.data_files(kind.files)]
 
     def _model_loader(self) -> None:
-        with gr.Accordion("Load another model", open=self.host.model is None, elem_id="tp-load"), gr.Row(equal_height=False):
+        model, quantization = self.host.suggested_load()
+        self.loader = gr.Accordion("Load another model", open=self._needs_model(), elem_id="tp-load")
+        with self.loader, gr.Row(equal_height=False):
             self.model_choice = gr.Dropdown(
-                self._models(), value="demo", allow_custom_value=True, label="Model", elem_id="tp-load-model", scale=4,
-                info="demo, a folder of user_data/models, the path of a folder, or a hub name such as name/model.",
+                self.host.offered_models(), value=model, allow_custom_value=True, label="Model", elem_id="tp-load-model", scale=4,
+                info=self.host.loading_help, interactive=self.usable,
             )  # fmt: skip
             self.quantization = gr.Radio(
-                list(QUANTIZATIONS), value="none", label="Quantization", elem_id="tp-load-quantization", scale=3,
+                list(QUANTIZATIONS), value=quantization, label="Quantization", elem_id="tp-load-quantization", scale=3, interactive=self.usable,
                 info="4bit needs about a quarter of the memory (QLoRA).",
             )  # fmt: skip
-            self.load = gr.Button("Load", elem_id="tp-load-button", scale=1, min_width=90)
+            self.load = gr.Button("Load", elem_id="tp-load-button", scale=1, min_width=90, interactive=self.usable)
 
-    def _models(self) -> list[str]:
-        return ["demo", *sorted(folder.name for folder in self.host.models_dir.iterdir() if (folder / "config.json").is_file())]
+    def _needs_model(self) -> bool:
+        return self.host.model_problem() is not None
 
     def _try_it(self) -> None:
         with gr.Accordion("Try it", open=False, elem_id="tp-try"):
@@ -179,11 +181,8 @@ class TrainTab:
             show_progress="minimal",
             **hidden_from_api(self.answer.click),
         )
-        if isinstance(self.host, LocalHost):
-            self.load.click(
-                self.on_load_model, [self.model_choice, self.quantization], [self.model_line, self.widgets["cutoff_len"]], **quiet
-            )
-        followed = [self.model_line, self.status, self.chart, self.start, self.interrupt, self.checkpoint, self.adapter, *self.widgets.values()]
+        self.load.click(self.on_load_model, [self.model_choice, self.quantization], [self.model_line, self.widgets["cutoff_len"]], **quiet)
+        followed = [self.model_line, self.loader, self.status, self.chart, self.start, self.interrupt, self.checkpoint, self.adapter, *self.widgets.values()]
         page = gr.context.Context.root_block
         page.load(self.follow, None, followed, concurrency_limit=None, show_progress="hidden", **hidden_from_api(page.load))
 
@@ -256,33 +255,46 @@ class TrainTab:
             return {self.base_answer: "", self.adapter_answer: "", self.try_message: views.notice(str(error), "tp-bad")}
         return {self.base_answer: said.base, self.adapter_answer: said.adapter, self.try_message: ""}
 
-    def on_load_model(self, model: str, quantization: str):
+    def on_load_model(self, model: str | None, quantization: str):
         run = training_run.current()
         if run is not None and run.active:
             yield {self.model_line: views.notice(f"Not loaded: {training_run.busy_message(run)}", "tp-bad")}
             return
+        if not model:
+            yield {self.model_line: views.notice(f"Not loaded: no model is chosen. {self.host.how_to_load()}", "tp-bad")}
+            return
         yield {self.model_line: views.notice(f"Loading {model} …")}
+        self.loading = True
         try:
-            self.host.load(model or "demo", quantization)
+            self.host.load(model, quantization)
         except ModelError as error:
             yield {self.model_line: views.notice(str(error), "tp-bad")}
             return
-        yield {self.model_line: views.model_line(self.host), self.widgets["cutoff_len"]: self._cutoff_range()}
+        finally:
+            self.loading = False
+        facts = self.host.facts
+        said = ""
+        if quantization != "none" and facts is not None and facts.quantization == "none":
+            said = f"The {quantization} quantization was not used: this host loads it so only on a graphics card."
+        yield {self.model_line: views.model_line(self.host, said), self.widgets["cutoff_len"]: self._cutoff_range()}
 
     # Following the run
 
     async def follow(self) -> AsyncIterator[dict[Any, Any]]:
         """Show the current run, or the last one, for as long as the page is open. A reload or a second browser begins here too."""
         run = training_run.current()
-        first = {self.model_line: views.model_line(self.host), **self._lists(), self.widgets["cutoff_len"]: self._cutoff_range()}
+        first = {**self._model_look(), **self._lists(), self.loader: gr.update(open=self._needs_model())}
         if run is not None and run.settings is not None:
             first.update(self._fill(run.settings, first))
         yield {**first, **self._look(run)}
-        seen, quiet_for = self._mark(run), 0.0
+        seen, model_seen, quiet_for = self._mark(run), self.host.model_mark(), 0.0
         while True:
             await asyncio.sleep(POLL_SECONDS)
             quiet_for += POLL_SECONDS
             run = training_run.current()
+            if self.host.model_mark() != model_seen and not self.loading:
+                model_seen = self.host.model_mark()
+                yield self._model_look()  # another model was loaded, here or in the host's own tab
             if (mark := self._mark(run)) != seen:
                 ended = run is not None and not run.active
                 yield {**self._look(run), **({self.adapter: self._adapter_list(run), self.model_line: views.model_line(self.host)} if ended else {})}
@@ -293,6 +305,9 @@ class TrainTab:
             elif quiet_for >= HEARTBEAT:
                 yield {self.status: gr.update()}
                 quiet_for = 0.0
+
+    def _model_look(self) -> dict[Any, Any]:
+        return {self.model_line: views.model_line(self.host), self.widgets["cutoff_len"]: self._cutoff_range()}
 
     def _mark(self, run: TrainingRun | None) -> tuple[int, int]:
         return (0, 0) if run is None else (id(run), run.version)

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from . import training_run
+from . import needs, training_run
 from .custom_scheduler import FP_SCHEDULERS, lr_multiplier
 from .dataset_tools import Collator, DataError, Prepared, prepare
-from .host import Host, model_facts, quantization_of
+from .host import Host, ModelError, NotFree, model_facts, quantization_of
 from .matplotgraph import save_png
 from .paths import name_problem, path_in, whole_folder, write_json, write_whole
 from .settings import ALL_LINEAR, OPTIONS, PROJECTIONS, SettingsError, TrainingSettings
@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 SPARE_DISK = 16 * 2**20  # bytes for the small files of a run, and so that the disk is never filled to the brim
 
 
+CHANGED_MEANWHILE = "The model was unloaded, or another model or LoRA was loaded, outside this tab while the run used it; the run went on with the one it had."
+
+
 class RunFailed(RuntimeError):
     """A run that cannot go on; the message is for the user: what happened and what to change."""
 
@@ -37,6 +40,8 @@ class RunFailed(RuntimeError):
 
 def check(settings: TrainingSettings, host: Host) -> list[str]:
     """Everything that keeps the run from starting, each as a sentence with the control's label and what to do."""
+    if broken := needs.broken():
+        return broken
     problems = settings.problems(host)
     has_model = host.model_problem() is None
     if has_model:
@@ -50,7 +55,7 @@ def check(settings: TrainingSettings, host: Host) -> list[str]:
 
 def check_data(settings: TrainingSettings, host: Host) -> list[str]:
     """What keeps the data from being prepared: the name, which Verify does not need, is not looked at."""
-    return settings.model_copy(update={"lora_name": "verified"}).problems(host)
+    return needs.broken() or settings.model_copy(update={"lora_name": "verified"}).problems(host)
 
 
 def target_modules(settings: TrainingSettings) -> str | list[str]:
@@ -176,25 +181,32 @@ def begin(settings: TrainingSettings, host: Host) -> TrainingRun:
 
 def train(settings: TrainingSettings, host: Host, run: TrainingRun) -> TrainingRun:
     """The run from top to bottom, in this thread. It always ends `run` with what happened; it does not raise for a failed run."""
-    run.update(message="Waiting until the model is free")
+    run.update(message="Waiting until the model is free: a text is being generated with it")
+    base = None
     try:
-        with host.using_model(), random_state_kept():
+        with host.using_model(give_up=lambda: run.stop_requested), random_state_kept():
+            run.update(message="Preparing")
             if host.dirty:
                 run.update(message="Loading the base model again, since an earlier run left it changed")
                 host.reload_model()
             prepared = _prepare(settings, host, run)
+            # Held on to until the end: the host's own controls may unload the model or load another one in mid-run.
+            base, name = host.model, host.model_name
             try:
-                with untouched(host.model):
-                    _train_and_save(settings, host, run, prepared)
+                with untouched(base):
+                    _train_and_save(settings, host, run, prepared, base, name)
             except Changed as error:
                 host.mark_dirty()
                 run.notices.append(f"The base model is not as it was ({error}). Reload it before you chat; the next run reloads it by itself.")
             finally:
+                base = None if host.model is base else base
+                if base is not None:
+                    run.notices.append(CHANGED_MEANWHILE)
                 _free_memory()
         run.end(*_outcome(run))
     except (DataError, SettingsError) as error:
         run.end(FAILED, "The data cannot be trained.", error.problems)
-    except Stopped:
+    except (Stopped, NotFree):
         run.end(INTERRUPTED, "Interrupted before the first step; nothing was trained or saved.")
     except Exception as error:  # the end of a run is told by the run: whatever happened becomes its outcome
         logger.exception("The run “%s” failed", run.name)
@@ -218,6 +230,8 @@ def failure_message(error: Exception, run: TrainingRun) -> str:
     kept = " Checkpoints that were saved before are kept." if run.adapter and any(run.adapter.glob("checkpoint-*")) else ""
     if isinstance(error, RunFailed):
         return said + kept
+    if isinstance(error, ModelError):
+        return f"Failed: the base model had to be loaded again, and {said}"
     if type(error).__name__ == "NonFinite":
         return f"Failed: {said}. Nothing was saved over it. Lower the Learning Rate (a half or a third), or raise Warmup Steps.{kept}"
     if "out of memory" in said.lower() or type(error).__name__ == "OutOfMemoryError":
@@ -249,15 +263,15 @@ def _prepare(settings: TrainingSettings, host: Host, run: TrainingRun) -> Prepar
 # Train
 
 
-def _train_and_save(settings: TrainingSettings, host: Host, run: TrainingRun, prepared: Prepared) -> None:
+def _train_and_save(settings: TrainingSettings, host: Host, run: TrainingRun, prepared: Prepared, base: Any, base_name: str) -> None:
     import transformers
 
     transformers.set_seed(settings.seed)
-    model = attach_lora(host.model, settings)
+    model = attach_lora(base, settings)
     folder = path_in(host.lora_dir, settings.lora_name)
     with _room_for(folder, run):
         run.write_to(folder)
-        run.record("start", settings=settings.entered(), model=host.model_name, report=prepared.report.as_dict())
+        run.record("start", settings=settings.entered(), model=base_name, report=prepared.report.as_dict())
         settings.save(folder / "training_parameters.json")
 
         def save_checkpoint(name: str) -> None:
@@ -267,7 +281,7 @@ def _train_and_save(settings: TrainingSettings, host: Host, run: TrainingRun, pr
         trainer = _trainer(model, settings, run, prepared, folder, save_checkpoint)
         result = _until_stopped(trainer)
         run.update(status=SAVING, message="Saving", train_loss=result)
-        _save_all(model, settings, host, run, prepared, folder)
+        _save_all(model, settings, base_name, run, prepared, folder)
 
 
 def attach_lora(model: Any, settings: TrainingSettings) -> Any:
@@ -446,14 +460,14 @@ def save_adapter(model: Any, folder: Path) -> None:
         (part / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
 
 
-def _save_all(model: Any, settings: TrainingSettings, host: Host, run: TrainingRun, prepared: Prepared, folder: Path) -> None:
+def _save_all(model: Any, settings: TrainingSettings, base_name: str, run: TrainingRun, prepared: Prepared, folder: Path) -> None:
     """The finished adapter and everything that is told about it."""
     whole = folder / ".adapter"
     save_adapter(model, whole)
     for file in whole.iterdir():
         file.replace(folder / file.name)
     whole.rmdir()
-    facts = model_facts(model.get_base_model(), host.model_name)
+    facts = model_facts(model.get_base_model(), base_name)
     write_json(folder / "training_prompt.json", prepared.formatting)
     write_json(folder / "training_graph.json", run.graph())
     write_json(folder / "training_log.json", _last_values(settings, run, facts))
@@ -461,7 +475,7 @@ def _save_all(model: Any, settings: TrainingSettings, host: Host, run: TrainingR
     try:
         save_png(run.history, folder / "training_graph.png", title=run.name)
     except ImportError:
-        run.notices.append("The picture of the loss was not saved, since matplotlib is not installed; training_graph.json has its figures.")
+        run.notices.append(f"The picture of the loss was not saved, since matplotlib is missing; training_graph.json has its figures. {needs.install_command('matplotlib')} installs it.")
 
 
 def _last_values(settings: TrainingSettings, run: TrainingRun, facts: Any) -> dict[str, Any]:

@@ -169,6 +169,18 @@ def busy_message(run: TrainingRun) -> str:
     return f"“{run.name}” is being trained (step {run.step} of {run.total_steps}); interrupt it or wait for its end."
 
 
+def waiting_message() -> str | None:
+    """What a chat that waits for the model is told; None when no run holds it."""
+    run = _current
+    if run is None or not run.active:
+        return None
+    left = "" if run.remaining is None else f", about {max(1, round(run.remaining / 60))} min left"
+    return (
+        f"Training PRO is training “{run.name}” with this model (step {run.step} of {run.total_steps}{left}). The answer comes when the run "
+        "has ended; Interrupt in the Training PRO tab ends it now and saves it."
+    )
+
+
 def claim(run: TrainingRun) -> TrainingRun:
     """Make `run` the process's run.
 

@@ -16,14 +16,14 @@ from .training_run import DONE, FAILED, INTERRUPTED, PREPARING, SAVING, TRAINING
 STATUS_WORDS = {PREPARING: "Preparing", TRAINING: "Training", SAVING: "Saving", DONE: "Done", INTERRUPTED: "Interrupted", FAILED: "Failed"}
 
 
-def model_line(host: Host) -> str:
-    """The line on top: the loaded model, or why it cannot be trained and what to do."""
+def model_line(host: Host, said: str = "") -> str:
+    """The line on top: the loaded model with what there is to say about it, or why it cannot be trained and what to do."""
     if problem := host.model_problem():
         return f'<div class="tp-model tp-bad"><b>No model to train</b><span>{escape(problem)}</span></div>'
     facts = host.facts
     context = f"{facts.context:,} tokens of context" if facts.context else "context length unknown"
     parts = [facts.architecture, f"{facts.size} parameters", facts.weights, facts.device, context]
-    hint = f'<span class="tp-hint">{escape(facts.hint)}</span>' if facts.hint else ""
+    hint = "".join(f'<span class="tp-hint">{escape(text)}</span>' for text in (said, facts.hint) if text)
     return f'<div class="tp-model"><b>{escape(facts.name)}</b>{"".join(f"<span>{escape(part)}</span>" for part in parts)}{hint}</div>'
 
 

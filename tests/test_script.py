@@ -46,9 +46,23 @@ def test_ui_shows_a_panel_instead_of_raising():
 def test_the_panel_names_what_is_missing_and_the_command():
     from training_pro.script import unavailable
 
-    shown = unavailable(ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib"))
-    assert "matplotlib" in shown and sys.executable in shown and "requirements.txt" in shown
+    shown = unavailable(ModuleNotFoundError("No module named 'peft.tuners'", name="peft.tuners"))
+    assert f"&quot;{sys.executable}&quot; -m pip install peft</pre>" in shown
     assert "<b>x" not in unavailable(RuntimeError("<b>x"))
+
+
+def test_a_portable_build_and_missing_packages_have_their_panel(monkeypatch):
+    from types import ModuleType, SimpleNamespace
+
+    from training_pro import needs, script
+
+    assert script.cannot_train() is None
+    monkeypatch.setattr(needs, "missing", lambda: ["torch", "peft"])
+    assert "Training PRO needs torch, peft" in script.cannot_train() and "-m pip install torch peft</pre>" in script.cannot_train()
+    shared = ModuleType("modules.shared")
+    shared.args = SimpleNamespace(portable=True)
+    monkeypatch.setitem(sys.modules, "modules.shared", shared)
+    assert "portable build" in script.cannot_train() and "pip install" not in script.cannot_train()
 
 
 def test_every_working_option_has_its_widget_and_no_other(host):
