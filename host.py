@@ -450,6 +450,8 @@ def _why_not_loaded(source: str, error: Exception) -> str:
         )
     if not (folder / "config.json").is_file():
         return f"“{folder.name}” is not a model in Transformers format: it has no config.json. GGUF and similar files cannot be trained."
+    if "TokenizersBackend" in said:
+        return f"“{folder.name}” was saved by a newer transformers than the one here and its tokenizer cannot be read. Update this program, or download the model again."
     return f"“{folder.name}” could not be loaded ({type(error).__name__}): {said}"
 
 

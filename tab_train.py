@@ -30,6 +30,7 @@ class TrainTab:
     def __init__(self, host: Host):
         self.host = host
         self.widgets: dict[str, Any] = {}  # option key → component
+        self.not_loaded = ""  # why the last attempt left no model
         self.loading = False  # meanwhile the line on top belongs to the loading, on every page
         self._build()
         self._wire()
@@ -267,8 +268,10 @@ class TrainTab:
         self.loading = True
         try:
             self.host.load(model, quantization)
+            self.not_loaded = ""
         except ModelError as error:
-            yield {self.model_line: views.notice(str(error), "tp-bad")}
+            self.not_loaded = str(error)
+            yield {self.model_line: views.model_line(self.host, self.not_loaded) if self.host.model is None else views.notice(str(error), "tp-bad")}
             return
         finally:
             self.loading = False
@@ -307,7 +310,8 @@ class TrainTab:
                 quiet_for = 0.0
 
     def _model_look(self) -> dict[Any, Any]:
-        return {self.model_line: views.model_line(self.host), self.widgets["cutoff_len"]: self._cutoff_range()}
+        said = self.not_loaded if self.host.model is None else ""
+        return {self.model_line: views.model_line(self.host, said), self.widgets["cutoff_len"]: self._cutoff_range()}
 
     def _mark(self, run: TrainingRun | None) -> tuple[int, int]:
         return (0, 0) if run is None else (id(run), run.version)

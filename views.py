@@ -19,7 +19,8 @@ STATUS_WORDS = {PREPARING: "Preparing", TRAINING: "Training", SAVING: "Saving", 
 def model_line(host: Host, said: str = "") -> str:
     """The line on top: the loaded model with what there is to say about it, or why it cannot be trained and what to do."""
     if problem := host.model_problem():
-        return f'<div class="tp-model tp-bad"><b>No model to train</b><span>{escape(problem)}</span></div>'
+        hint = f'<span class="tp-hint">{escape(said)}</span>' if said else ""
+        return f'<div class="tp-model tp-bad"><b>No model to train</b><span>{escape(problem)}</span>{hint}</div>'
     facts = host.facts
     context = f"{facts.context:,} tokens of context" if facts.context else "context length unknown"
     parts = [facts.architecture, f"{facts.size} parameters", facts.weights, facts.device, context]

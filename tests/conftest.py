@@ -7,7 +7,8 @@ import os
 import shutil
 
 import pytest
-from tiny import CHATML, CHATS, ROWS, SENTENCES, make_gpt2, make_llama, make_tokenizer
+from pages import BROWSER, FLAGS, connected, show_tab
+from tiny import CHATML, CHATS, ROWS, SENTENCES, make_gpt2, make_llama, make_tokenizer, save_tokenizer
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -24,7 +25,7 @@ def models_folder(tmp_path_factory, tokenizer):
     folder = tmp_path_factory.mktemp("models")
     for name, make in (("llama", make_llama), ("gpt2", make_gpt2)):
         make(len(tokenizer)).save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / name)
+        save_tokenizer(tokenizer, folder / name)
     return folder
 
 
@@ -56,6 +57,39 @@ def settings():
         return TrainingSettings(**{**values, **changes})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """Open a home's page at our tab; at the end, no page may have shown an error of gradio's or thrown one of its own."""
+    pages, faults = [], []
+
+    def opened(home, width=1440, height=1000, theme="light"):
+        page = browser.new_page(viewport={"width": width, "height": height})
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.goto(f"{home.url}/?__theme={theme}")
+        show_tab(page, home)
+        if page.locator("#tp-status").count():
+            connected(page)
+        pages.append(page)
+        return page
+
+    yield opened
+    for page in pages:
+        if not page.is_closed():
+            faults += page.locator(".toast-body.error").all_inner_texts()
+            page.close()
+    assert faults == []
 
 
 @pytest.fixture(autouse=True)

@@ -36,6 +36,20 @@ CHATML = (
 )
 
 
+def save_tokenizer(tokenizer, folder):
+    """As a file that transformers 4 reads too: 5 writes names that 4 does not know."""
+    import json
+
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config.pop("backend", None)
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if "extra_special_tokens" in config:
+        config["additional_special_tokens"] = config.pop("extra_special_tokens")
+    path.write_text(json.dumps(config), encoding="utf-8")
+
+
 def make_llama(vocabulary: int):
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM

@@ -1,0 +1,75 @@
+"""What a person does with the page: the same in every home."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+BROWSER = os.environ.get("TRAINING_PRO_BROWSER") or next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable") if (found := shutil.which(name))), None
+)
+NO_BROWSER = "no Chromium or Chrome on this machine; install one or name it in TRAINING_PRO_BROWSER"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+         "--disable-sync"]  # fmt: skip
+
+
+def show_tab(page, home):
+    """In the web UI our tab is one of several."""
+    if home.tab:
+        host_tab(page, home.tab)
+    page.wait_for_selector("#tp-start, .tp-panel")
+
+
+def reload(page, home):
+    page.reload()
+    show_tab(page, home)
+
+
+def host_tab(page, name):
+    page.locator("button[role=tab]", has_text=name).first.click()
+
+
+def connected(page):
+    """Wait until the page follows the trainer: only then are its fields as they will stay."""
+    page.wait_for_selector("#tp-status .tp-status:not(.tp-connecting)")
+
+
+def picture(page, name):
+    if folder := os.environ.get("TRAINING_PRO_SCREENSHOTS"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=str(Path(folder) / f"{name}.png"), full_page=True)
+
+
+def choose(page, key, value):
+    field = page.locator(f"#tp-{key} input").first
+    field.click()
+    field.fill(value)
+    field.press("Enter")
+    field.blur()
+
+
+def write(page, key, value):
+    page.locator(f"#tp-{key} textarea, #tp-{key} input").first.fill(value)
+
+
+def status(page):
+    return page.locator("#tp-status").inner_text()
+
+
+def wait_for_status(page, word, seconds=400):
+    page.wait_for_function(
+        "word => document.querySelector('#tp-status .tp-head b')?.innerText === word",
+        arg=word, timeout=seconds * 1000,
+    )  # fmt: skip
+
+
+def wait_for_text(page, selector, text, seconds=30):
+    page.locator(selector, has_text=text).first.wait_for(timeout=seconds * 1000)
+
+
+def fill_in(page, name, dataset="sample-alpaca"):
+    """The least that a run needs."""
+    write(page, "lora_name", name)
+    choose(page, "dataset", dataset)
+    choose(page, "format", "alpaca-format")
