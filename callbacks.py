@@ -121,20 +121,24 @@ class Checkpoints(TrainerCallback):
         self.every = plan.to_optimizer_steps(settings.save_steps)
         self.by_loss = LossCheckpoints(settings.save_steps_under_loss, patience=3 if plan.accumulation > 1 else 4)
 
+    @property
+    def step(self) -> int:
+        return self.run.earlier_steps + self.run.step
+
     def on_log(self, args, state, control, logs=None, **_):
         if logs and "loss" in logs and self.by_loss.should_save(float(logs["loss"]), state.epoch):
-            self.save(checkpoint_name(self.run.step, "loss", f"{logs['loss']:.2f}"))
+            self.save(checkpoint_name(self.step, "loss", f"{logs['loss']:.2f}"))
 
     def on_step_end(self, args, state, control, **_):
         if self.every and state.global_step % self.every == 0:
-            self.save(checkpoint_name(self.run.step))
+            self.save(checkpoint_name(self.step))
         if self.run.checkpoint_requested:
             self.run.update(checkpoint_requested=False)
-            self.save(checkpoint_name(self.run.step, "user"))
+            self.save(checkpoint_name(self.step, "user"))
 
     def on_epoch_end(self, args, state, control, **_):
         if self.every and (epoch := whole_epochs(state.global_step, self.plan)):
-            self.save(checkpoint_name(self.run.step, "epoch", str(epoch)))
+            self.save(checkpoint_name(self.step, "epoch", str(epoch)))
 
 
 class Stops(TrainerCallback):

@@ -158,6 +158,10 @@ class Host:
     def _model_was_used(self) -> None:
         """Called at the end of a use."""
 
+    def busy(self) -> str | None:
+        """Who else uses the model without holding it, and what to do; None when nobody does."""
+        return None
+
     def trainable_models(self) -> list[str]:
         """Names of the folders of the models' directory that hold a model in Transformers format."""
         with contextlib.suppress(OSError):
@@ -555,6 +559,12 @@ class WebuiHost(Host):
         models = sys.modules.get("modules.models")
         if hasattr(models, "last_generation_time"):
             models.last_generation_time = time.time()
+
+    def busy(self) -> str | None:
+        # The web UI's own tab trains without the lock, in a thread of this name.
+        if any("threaded_run" in thread.name for thread in threading.enumerate()):
+            return "The web UI's own Training tab is training with this model. Interrupt it there, or wait for its end."
+        return None
 
     def instruction_template(self) -> str | None:
         state = getattr(self._shared, "persistent_interface_state", None) or {}

@@ -104,7 +104,7 @@ class TrainingSettings(BaseModel):
     always_override: bool = option(
         False,
         "Override Existing Files",
-        "When a LoRA of this name exists: on starts afresh and puts the old one away until the new one is saved; off stops and asks.",
+        "When a LoRA of this name exists: on starts afresh and puts the old one away until the new one is saved; off goes on training it.",
         section="general",
         widget="checkbox",
     )
@@ -483,7 +483,7 @@ class TrainingSettings(BaseModel):
                      "instruction_template", mode="before")  # fmt: skip
     @classmethod
     def _none_like(cls, value: Any) -> Any:
-        return None if value is None or str(value).strip() in ("", NOT_CHOSEN) else value
+        return value if _is_chosen(value) else None
 
     @field_validator("learning_rate", mode="before")
     @classmethod
@@ -522,6 +522,13 @@ class TrainingSettings(BaseModel):
         if key == "cutoff_len" and model_context:
             return max(high, model_context)
         return high
+
+    def on_the_page(self) -> tuple[dict[str, Any], list[str]]:
+        """The values for the page's widgets, and a notice for each that no widget shows."""
+        shown = self.model_copy(update={"grad_accumulation": self.accumulation, "batch_size": 0})
+        unseen = [kind.label for key, kind in OPTIONS.items() if not kind.works and getattr(shown, key) != kind.default]
+        notices = [f"Not available in this version, so not copied: {', '.join(unseen)}."] if unseen else []
+        return {key: value for key, value in shown.entered().items() if OPTIONS[key].works}, notices
 
     # Reading and writing
 
@@ -580,6 +587,20 @@ class TrainingSettings(BaseModel):
         Raises:
             SettingsError: the file cannot be read, or values cannot be used; the message lists all of them.
         """
+        settings, problems, notices = cls.load_leniently(path)
+        for notice in notices:
+            logger.info("%s: %s", Path(path).name, notice)
+        if problems:
+            raise SettingsError([f"{Path(path).name}: {problem}" for problem in problems])
+        return settings
+
+    @classmethod
+    def load_leniently(cls, path: str | Path) -> tuple[TrainingSettings, list[str], list[str]]:
+        """As `from_saved`, from a file: a value that cannot be used leaves its default and is one of the problems.
+
+        Raises:
+            SettingsError: the file cannot be read.
+        """
         path = Path(path)
         try:
             saved = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -587,12 +608,7 @@ class TrainingSettings(BaseModel):
             raise SettingsError([f"{path.name} cannot be read as JSON: {error}."]) from error
         if not isinstance(saved, dict):
             raise SettingsError([f"{path.name} holds no settings: it must be one JSON object."])
-        settings, problems, notices = cls.from_saved(saved)
-        for notice in notices:
-            logger.info("%s: %s", path.name, notice)
-        if problems:
-            raise SettingsError([f"{path.name}: {problem}" for problem in problems])
-        return settings
+        return cls.from_saved(saved)
 
     def entered(self) -> dict[str, Any]:
         """The values as they are saved and shown: what is not chosen is “None”, as in older files."""
@@ -692,7 +708,26 @@ def _from_webui_tab(values: dict[str, Any], notices: list[str]) -> dict[str, Any
         values.setdefault("use_grad_checkpoint", values.pop("gradient_checkpointing"))
     if "excess_length" in values:
         values.setdefault("eliminate_long_blocks", values.pop("excess_length") == "drop")
+        _chats_as_jsonl(values, notices)
     return values
+
+
+def _chats_as_jsonl(values: dict[str, Any], notices: list[str]) -> None:
+    """Its JSON datasets are chats, formatted by a chat template: the model's own, or one of the web UI's by its name."""
+    template = values.pop("format", None)
+    if _is_chosen(template) and template != "Chat Template":
+        notices.append(f"The instruction template “{template}” cannot be chosen here yet; the model's own takes its place.")
+    for theirs, ours in (("dataset", "datasetJSONL"), ("eval_dataset", "eval_datasetJSONL"), ("eval_steps", "eval_stepsJSONL")):
+        if theirs in values:
+            values[ours] = values.pop(theirs)
+    values.setdefault("train_on_inputs", False)  # it trains the answers alone
+    if _is_chosen(text := values.pop("text_dataset", None)):
+        notices.append(f"The text dataset “{text}” (rows of “text”) cannot be read here yet; choose the data anew.")
+    values.pop("stride_length", None)
+
+
+def _is_chosen(value: Any) -> bool:
+    return value is not None and str(value).strip() not in ("", NOT_CHOSEN)
 
 
 @dataclass(frozen=True)

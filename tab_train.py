@@ -14,6 +14,7 @@ import gradio as gr
 from . import training_run, views
 from .host import QUANTIZATIONS, Host, ModelError
 from .matplotgraph import chart_svg
+from .paths import path_in
 from .settings import NOT_CHOSEN, OPTIONS, SECTIONS, Option, SettingsError, TrainingSettings
 from .training_run import Busy, TrainingRun
 from .try_it import AS_CHAT, AS_TEXT, AS_TRAINED, CannotAnswer, answers
@@ -42,7 +43,10 @@ class TrainTab:
         self._model_loader()
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=420):
-                self._section("general")
+                self._heading(SECTIONS["general"])
+                with gr.Group():
+                    self._copy()
+                    self._options("general")
                 self._section("core")
                 self._section("checkpoints")
                 self._section("stops")
@@ -110,6 +114,17 @@ class TrainTab:
     def _files(self, kind: Option) -> list[str]:
         return [NOT_CHOSEN, *self.host.data_files(kind.files)]
 
+    def _copy(self) -> None:
+        with gr.Row(elem_classes=["tp-pair"]):
+            self.copy_from = gr.Dropdown(
+                [NOT_CHOSEN, *self.host.adapters()], value=NOT_CHOSEN, allow_custom_value=True, label="Copy parameters from", elem_id="tp-copy_from",
+                info="Fills in all settings of an earlier run, of ours or of the web UI's own tab.", interactive=self.usable, min_width=200,
+            )  # fmt: skip
+            self.sort_by_time = gr.Checkbox(
+                label="Sort list by Date", info="The newest first, instead of by name.", value=False, elem_id="tp-sort_byTime",
+                interactive=self.usable, min_width=200,
+            )  # fmt: skip
+
     def _model_loader(self) -> None:
         model, quantization = self.host.suggested_load()
         self.loader = gr.Accordion("Load another model", open=self._needs_model(), elem_id="tp-load")
@@ -171,10 +186,12 @@ class TrainTab:
         self.checkpoint.click(self.on_checkpoint, None, [self.status], **quiet)
         for key in ("stop_at_loss", "stop_at_epoch"):
             self.widgets[key].change(self.on_stops, {self.widgets["stop_at_loss"], self.widgets["stop_at_epoch"]}, None, **quiet)
+        self.copy_from.input(self.on_copy, [self.copy_from], [self.report, *self.widgets.values()], **quiet)
+        self.sort_by_time.change(self.on_sort, [self.sort_by_time], [self.copy_from], **quiet)
         limits = [self.widgets["lora_rank"], self.widgets["lora_alpha"]]
         self.widgets["higher_rank_limit"].change(self.on_higher_ranks, [self.widgets["higher_rank_limit"]], limits, **quiet)
         lists = [self.widgets[kind.key] for kind in OPTIONS.values() if kind.files and kind.works]
-        self.refresh.click(self.on_refresh, None, [*lists, self.adapter], **quiet)
+        self.refresh.click(self.on_refresh, [self.sort_by_time], [*lists, self.adapter, self.copy_from], **quiet)
         self.answer.click(
             self.on_answer,
             [self.prompt, self.adapter, self.style, self.new_tokens, self.temperature],
@@ -183,7 +200,8 @@ class TrainTab:
             **hidden_from_api(self.answer.click),
         )
         self.load.click(self.on_load_model, [self.model_choice, self.quantization], [self.model_line, self.widgets["cutoff_len"]], **quiet)
-        followed = [self.model_line, self.loader, self.status, self.chart, self.start, self.interrupt, self.checkpoint, self.adapter, *self.widgets.values()]
+        followed = [self.model_line, self.loader, self.status, self.chart, self.start, self.interrupt, self.checkpoint, self.adapter, self.copy_from, self.sort_by_time]
+        followed += self.widgets.values()
         page = gr.context.Context.root_block
         page.load(self.follow, None, followed, concurrency_limit=None, show_progress="hidden", **hidden_from_api(page.load))
 
@@ -246,8 +264,27 @@ class TrainTab:
         settings = TrainingSettings(higher_rank_limit=higher)
         return [gr.update(maximum=settings.highest(key)) for key in ("lora_rank", "lora_alpha")]
 
-    def on_refresh(self) -> dict[Any, Any]:
-        return self._lists()
+    def on_copy(self, name: str | None) -> dict[Any, Any]:
+        """Fill in an earlier run's settings; Override Existing Files stays off, so that Start cannot put that run away unasked."""
+        if not name or name == NOT_CHOSEN:
+            return {self.report: ""}
+        try:
+            settings, problems, notices = TrainingSettings.load_leniently(path_in(self.host.lora_dir, name) / "training_parameters.json")
+        except (ValueError, OSError) as error:
+            return {self.report: views.notice(f"Copy parameters from “{name}”: {error}", "tp-bad")}
+        values, unseen = settings.model_copy(update={"always_override": False, "lora_name": name}).on_the_page()
+        said = views.copied(name, [*problems, *notices, *unseen])
+        filled = {widget: gr.update(value=values[key]) for key, widget in self.widgets.items()}
+        for key in ("lora_rank", "lora_alpha", "cutoff_len"):  # the slider's end first, else it would cut the value
+            highest = settings.highest(key, self.host.context_length)
+            filled[self.widgets[key]] = gr.update(value=values[key], maximum=max(highest, values[key]))
+        return {self.report: said, **filled}
+
+    def on_sort(self, newest_first: bool) -> Any:
+        return gr.update(choices=[NOT_CHOSEN, *self.host.adapters(newest_first)])
+
+    def on_refresh(self, newest_first: bool) -> dict[Any, Any]:
+        return {**self._lists(), self.copy_from: self.on_sort(newest_first)}
 
     def on_answer(self, prompt: str, adapter: str, style: str, new_tokens: int, temperature: float) -> dict[Any, Any]:
         try:
@@ -286,7 +323,7 @@ class TrainTab:
     async def follow(self) -> AsyncIterator[dict[Any, Any]]:
         """Show the current run, or the last one, for as long as the page is open. A reload or a second browser begins here too."""
         run = training_run.current()
-        first = {**self._model_look(), **self._lists(), self.loader: gr.update(open=self._needs_model())}
+        first = {**self._model_look(), **self._lists(), self.copy_from: self.on_sort(False), self.loader: gr.update(open=self._needs_model())}
         if run is not None and run.settings is not None:
             first.update(self._fill(run.settings, first))
         yield {**first, **self._look(run)}
@@ -300,7 +337,7 @@ class TrainTab:
                 yield self._model_look()  # another model was loaded, here or in the host's own tab
             if (mark := self._mark(run)) != seen:
                 ended = run is not None and not run.active
-                yield {**self._look(run), **({self.adapter: self._adapter_list(run), self.model_line: views.model_line(self.host)} if ended else {})}
+                yield {**self._look(run), **(self._after(run) if ended else {})}
                 seen, quiet_for = mark, 0.0
             elif run is not None and run.active:
                 yield {self.status: views.status(run)}  # the clock goes on
@@ -321,7 +358,7 @@ class TrainTab:
         per_epoch = run.report.steps_per_epoch if run is not None and run.report else 0
         return {
             self.status: views.status(run),
-            self.chart: chart_svg(run.history if run else [], run.total_steps if active else 0, per_epoch),
+            self.chart: chart_svg(run.whole_history if run else [], run.earlier_steps + run.total_steps if active else 0, per_epoch),
             self.start: gr.update(interactive=self.usable and not active),
             self.interrupt: gr.update(interactive=self.usable and active),
             self.checkpoint: gr.update(interactive=self.usable and active),
@@ -330,6 +367,10 @@ class TrainTab:
     def _lists(self) -> dict[Any, Any]:
         lists = {self.widgets[kind.key]: gr.update(choices=self._files(kind)) for kind in OPTIONS.values() if kind.files and kind.works}
         return {**lists, self.adapter: gr.update(choices=self._adapters())}
+
+    def _after(self, run: TrainingRun) -> dict[Any, Any]:
+        lists = {self.adapter: self._adapter_list(run), self.copy_from: self.on_sort(False), self.sort_by_time: gr.update(value=False)}
+        return {self.model_line: views.model_line(self.host), **lists}
 
     def _adapter_list(self, run: TrainingRun) -> Any:
         choices = self._adapters()

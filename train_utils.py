@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from . import needs, training_run
+from . import continued, needs, training_run
 from .custom_scheduler import FP_SCHEDULERS, lr_multiplier
 from .dataset_tools import Collator, DataError, Prepared, prepare
 from .host import Host, ModelError, NotFree, model_facts, quantization_of
@@ -43,6 +43,8 @@ def check(settings: TrainingSettings, host: Host) -> list[str]:
     if broken := needs.broken():
         return broken
     problems = settings.problems(host)
+    if busy := host.busy():
+        problems.append(busy)
     has_model = host.model_problem() is None
     if has_model:
         problems += _target_problems(settings, host.model)
@@ -84,12 +86,15 @@ def _folder_problems(settings: TrainingSettings, host: Host) -> list[str]:
         return [f"Name: {error}"]
     if folder.exists() and not folder.is_dir():
         return [f"Name: “{settings.lora_name}” is a file in the LoRA folder; choose another name."]
-    if _holds_a_run(folder) and not settings.always_override:
+    if not _holds_a_run(folder) or settings.always_override:
+        return []
+    old = continued.finished(folder)
+    if old is None:
         return [
-            f"Name: a LoRA “{settings.lora_name}” exists already. Choose another name, or tick Override Existing Files: "
-            "the old one is then put away and goes only when the new one is saved."
+            f"Name: “{settings.lora_name}” holds a run that was not finished. Choose another name, or tick Override Existing Files: "
+            "what is there is then put away and goes only when the new LoRA is saved."
         ]
-    return []
+    return continued.differences(old, settings, host.model, host.model_name) if host.model_problem() is None else []
 
 
 def _disk_problems(settings: TrainingSettings, host: Host) -> list[str]:
@@ -269,9 +274,12 @@ def _train_and_save(settings: TrainingSettings, host: Host, run: TrainingRun, pr
     transformers.set_seed(settings.seed)
     model = attach_lora(base, settings)
     folder = path_in(host.lora_dir, settings.lora_name)
-    with _room_for(folder, run):
+    old = None if settings.always_override else continued.finished(folder)
+    if old is not None:
+        _go_on_from(old, model, run)
+    with _room_for(folder, run, going_on=old is not None):
         run.write_to(folder)
-        run.record("start", settings=settings.entered(), model=base_name, report=prepared.report.as_dict())
+        run.record("start", settings=settings.entered(), model=base_name, report=prepared.report.as_dict(), earlier_steps=run.earlier_steps)
         settings.save(folder / "training_parameters.json")
 
         def save_checkpoint(name: str) -> None:
@@ -302,6 +310,18 @@ def attach_lora(model: Any, settings: TrainingSettings) -> Any:
         task_type="CAUSAL_LM",
     )
     return peft.get_peft_model(model, config)
+
+
+def _go_on_from(old: continued.Finished, model: Any, run: TrainingRun) -> None:
+    try:
+        continued.put_weights(model, old)
+    except Exception as error:  # a broken file raises whatever its reader likes
+        raise RunFailed(
+            f"Failed: the LoRA “{old.folder.name}” cannot be gone on from ({_first_line(error)}). Nothing was changed. Choose another Name, "
+            "or tick Override Existing Files to start afresh."
+        ) from error
+    run.update(earlier=old.history, earlier_steps=old.step, earlier_epochs=old.epoch)
+    run.notices.append(f"Training goes on from the LoRA “{old.folder.name}” (step {old.step}, epoch {old.epoch:.2f}) with a new schedule.")
 
 
 def _trainer(model: Any, settings: TrainingSettings, run: TrainingRun, prepared: Prepared, folder: Path, save_checkpoint: Any) -> Any:
@@ -411,9 +431,12 @@ def evaluation_loss(trainer: Any, dataset: Any, collator: Collator, batch_size: 
 
 
 @contextlib.contextmanager
-def _room_for(folder: Path, run: TrainingRun) -> Iterator[None]:
-    """The adapter's folder, empty but for backups. What lay in it is in `Backup-{date}` until the new adapter is saved;
-    a run that fails before it saved anything puts it back."""
+def _room_for(folder: Path, run: TrainingRun, going_on: bool) -> Iterator[None]:
+    """The adapter's folder, ready for the run, with what lay in it safe in `Backup-{date}`.
+
+    Starting afresh moves everything there, and it goes when the new adapter is saved. Going on from a finished adapter copies
+    its files there, to stay. A run that fails before it saved anything leaves the folder as it was.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     run.update(adapter=folder)
     old = [entry for entry in folder.iterdir() if not _is_backup(entry)] if _holds_a_run(folder) else []
@@ -423,24 +446,32 @@ def _room_for(folder: Path, run: TrainingRun) -> Iterator[None]:
     if old:
         backup.mkdir()
         for entry in old:
-            entry.rename(backup / entry.name)
+            if not going_on:
+                entry.rename(backup / entry.name)
+            elif entry.is_file():
+                shutil.copy2(entry, backup / entry.name)
+    if going_on:
+        run.notices.append(f"The LoRA as it was is kept in {backup.name}.")
     try:
         yield
     except BaseException:
-        if old and not _holds_a_run(folder):
+        if going_on and not run.saved:
+            _put_back(folder, backup, [entry.name for entry in old])
+        elif old and not _holds_a_run(folder):
             run.write_to(None)
             _put_back(folder, backup)
         raise
-    if old:
+    if old and not going_on:
         shutil.rmtree(backup, ignore_errors=True)
 
 
-def _put_back(folder: Path, backup: Path) -> None:
+def _put_back(folder: Path, backup: Path, stays: list[str] | None = None) -> None:
+    """Give the folder what is in `backup`; what else the run left there goes, but for the names that stay (and checkpoints of theirs)."""
     for entry in list(folder.iterdir()):
-        if not _is_backup(entry):
+        if not _is_backup(entry) and not (stays and (entry.name in stays or entry.is_dir())):
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     for entry in list(backup.iterdir()):
-        entry.rename(folder / entry.name)
+        entry.replace(folder / entry.name)
     backup.rmdir()
 
 
@@ -467,13 +498,16 @@ def _save_all(model: Any, settings: TrainingSettings, base_name: str, run: Train
     for file in whole.iterdir():
         file.replace(folder / file.name)
     whole.rmdir()
+    for file in folder.glob("adapter_model.bin"):
+        file.unlink()  # an older run's, whose copy is in the backup: beside the new one it would only mislead
+    run.update(saved=True)
     facts = model_facts(model.get_base_model(), base_name)
     write_json(folder / "training_prompt.json", prepared.formatting)
     write_json(folder / "training_graph.json", run.graph())
     write_json(folder / "training_log.json", _last_values(settings, run, facts))
     write_whole(folder / "README.md", model_card(settings, run, prepared, facts))
     try:
-        save_png(run.history, folder / "training_graph.png", title=run.name)
+        save_png(run.whole_history, folder / "training_graph.png", title=run.name)
     except ImportError:
         run.notices.append(f"The picture of the loss was not saved, since matplotlib is missing; training_graph.json has its figures. {needs.install_command('matplotlib')} installs it.")
 
@@ -488,8 +522,8 @@ def _last_values(settings: TrainingSettings, run: TrainingRun, facts: Any) -> di
         "loss": run.loss,
         "eval_loss": run.eval_loss,
         "learning_rate": run.learning_rate,
-        "epoch": run.epoch,
-        "current_steps": run.step,
+        "epoch": run.earlier_epochs + run.epoch,
+        "current_steps": run.earlier_steps + run.step,
         "train_loss": run.train_loss,
         "train_runtime": round(time.time() - run.training_since, 2) if run.training_since else None,
     }

@@ -59,6 +59,12 @@ class TrainingRun:
     stopped_because: str = ""  # why it ended before its last step, where a stop of the user's was reached
     memory: str = ""
     history: list[dict[str, float]] = field(default_factory=list)
+    saved: bool = False  # whether the finished adapter is on disk
+
+    # Of the finished adapter that training goes on from: its graph, and the numbers that this run's are added to
+    earlier: list[dict[str, float]] = field(default_factory=list)
+    earlier_steps: int = 0
+    earlier_epochs: float = 0.0
 
     # The user's commands: set by any page, looked at by the callbacks
     stop_requested: bool = False
@@ -124,6 +130,11 @@ class TrainingRun:
 
     def log(self, entry: dict[str, float]) -> None:
         """One logged step: `current_steps`, `epoch` and what was measured (`loss`, `learning_rate`, `grad_norm`, `eval_loss`)."""
+        entry = {
+            **entry,
+            "current_steps": self.earlier_steps + entry["current_steps"],
+            "epoch": round(self.earlier_epochs + entry["epoch"], 4),
+        }
         self.history.append(entry)
         if "loss" in entry:
             self.loss, self.learning_rate = entry["loss"], entry.get("learning_rate")
@@ -140,7 +151,12 @@ class TrainingRun:
     def graph(self) -> list[dict[str, float]]:
         """The training losses as `training_graph.json` has them."""
         keys = ("current_steps", "loss", "learning_rate", "epoch")
-        return [{key: entry.get(key) for key in keys} for entry in self.history if "loss" in entry]
+        return [{key: entry.get(key) for key in keys} for entry in self.whole_history if "loss" in entry]
+
+    @property
+    def whole_history(self) -> list[dict[str, float]]:
+        """What was logged, with that of the adapter which training went on from before it."""
+        return [*self.earlier, *self.history]
 
     def recent_losses(self, count: int) -> list[float]:
         """The last finite losses that are not 0, newest last."""

@@ -48,7 +48,7 @@ def answers(
     """
     if (run := current()) is not None and run.active:
         raise CannotAnswer(f"The model is busy: {busy_message(run)}")
-    if problem := host.model_problem():
+    if problem := host.model_problem() or host.busy():
         raise CannotAnswer(problem)
     if not prompt.strip():
         raise CannotAnswer("Prompt is empty; type what the model should answer.")
@@ -59,7 +59,14 @@ def answers(
         ids = with_bos_eos(ids, bos_eos(host.tokenizer, TrainingSettings())[0], [])
 
     options = {"max_new_tokens": int(max_new_tokens), "temperature": float(temperature), "seed": int(seed)}
-    with host.using_model(), random_state_kept(), untouched(host.model):
+    with host.using_model(), random_state_kept():
+        if host.dirty:
+            host.reload_model()
+        return _both(host, text, ids, folder, options)
+
+
+def _both(host: Host, text: str, ids: list[int], folder: Path | None, options: dict[str, Any]) -> Answers:
+    with untouched(host.model):
         host.model.eval()
         base = _generate(host.model, host.tokenizer, ids, **options)
         if folder is None:

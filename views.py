@@ -89,6 +89,12 @@ def _list(items: list[str], name: str) -> str:
     return f'<ul class="{name}">{"".join(f"<li>{escape(item)}</li>" for item in items)}</ul>' if items else ""
 
 
+def copied(name: str, said: list[str]) -> str:
+    """What “Copy parameters from” did: all settings of the run, and what could not be taken as it was."""
+    head = f"The settings of “{name}” are filled in." + (" These could not be taken as they were:" if said else "")
+    return f'<div class="tp-status tp-idle">{escape(head)}{_list(said, "tp-notices")}</div>'
+
+
 KIND_NAMES = {"json": "JSON rows", "jsonl": "chats", "text": "text blocks", "overlapping": "overlapping text blocks"}
 
 

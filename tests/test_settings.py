@@ -63,6 +63,31 @@ def test_the_web_uis_own_tab_loads(saved, projection):
     assert bool(notices) == (saved == {"all_linear": False, "q_proj_en": True})
 
 
+def test_a_run_of_the_web_uis_own_tab_is_the_same_run_here():
+    """Its training_parameters.json as it writes it since 2026-03."""
+    saved = {
+        "lora_name": "poet", "always_override": False, "all_linear": True, "q_proj_en": True, "v_proj_en": True, "k_proj_en": False,
+        "o_proj_en": False, "gate_proj_en": False, "down_proj_en": False, "up_proj_en": False, "save_steps": 0, "micro_batch_size": 4,
+        "batch_size": 32, "epochs": 3, "learning_rate": "3e-4", "lr_scheduler_type": "cosine", "lora_rank": 8, "lora_alpha": 16,
+        "lora_dropout": 0.0, "cutoff_len": 512, "dataset": "talks", "eval_dataset": "None", "format": "Chat Template", "eval_steps": 50,
+        "text_dataset": "None", "warmup_steps": 100, "optimizer": "adamw_torch", "stride_length": 256, "stop_at_loss": 0,
+        "add_eos_token": True, "excess_length": "drop", "report_to": "None", "gradient_checkpointing": True,
+    }  # fmt: skip
+    settings, problems, notices = TrainingSettings.from_saved(saved)
+    assert (problems, notices) == ([], [])
+    assert (settings.datasetJSONL, settings.dataset, settings.format, settings.eval_stepsJSONL, settings.train_on_inputs) == ("talks", None, None, 50, False)
+    assert (settings.training_projection, settings.accumulation, settings.eliminate_long_blocks) == ("all-linear", 8, True)
+    values, unseen = settings.on_the_page()
+    assert (values["grad_accumulation"], unseen) == (8, []) and "batch_size" not in values
+    _, _, notices = TrainingSettings.from_saved({**saved, "format": "Alpaca", "dataset": "None", "text_dataset": "tales"})
+    assert [words in said for words, said in zip(["“Alpaca”", "“tales”"], notices, strict=True)] == [True, True]
+
+
+def test_what_the_page_cannot_show_is_said():
+    _, unseen = TrainingSettings(packing=True, overlap_len=8).on_the_page()
+    assert unseen == ["Not available in this version, so not copied: Overlap Length, Packing."]
+
+
 def test_all_values_that_cannot_be_used_are_named_at_once():
     settings, problems = TrainingSettings.read({"lora_rank": "many", "epochs": None, "cutoff_len": 1.5, "seed": 7})
     assert settings.seed == 7 and settings.lora_rank == 32

@@ -219,12 +219,6 @@ def test_a_checkpoint_by_loss(host, settings):
 # Names, backups and failures
 
 
-def test_an_existing_lora_is_not_touched_without_override(host, settings):
-    run_of(settings(), host)
-    with pytest.raises(SettingsError, match="Override Existing Files"):
-        train_utils.begin(settings(), host)
-
-
 def test_override_puts_the_old_one_away_until_the_new_one_is_saved(host, settings):
     folder = run_of(settings(), host).adapter
     (folder / "my notes.txt").write_text("mine", encoding="utf-8")
@@ -345,9 +339,9 @@ def test_an_optimizer_whose_package_is_missing_is_refused_before_the_start(host,
 def test_all_kinds_of_problems_come_together(host, settings):
     run_of(settings(), host)
     with pytest.raises(SettingsError) as caught:
-        train_utils.begin(settings(dataset="gone", optimizer="lomo", learning_rate="x", report_to="wandb"), host)
+        train_utils.begin(settings(dataset="gone", optimizer="lomo", learning_rate="x", report_to="wandb", lora_rank=16), host)
     found = "\n".join(caught.value.problems)
-    for words in ("Dataset: “gone.json”", "Optimizer “lomo”", "Learning Rate is “x”", "Save detailed logs with “wandb”", "“tiny” exists already"):
+    for words in ("Dataset: “gone.json”", "Optimizer “lomo”", "Learning Rate is “x”", "Save detailed logs with “wandb”", "its LoRA Rank is 8 and 16 is chosen"):
         assert words in found
 
 
