@@ -326,6 +326,9 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _perplexity(options: argparse.Namespace) -> int:
     host = LocalHost(options.user_data or default_user_data(), trust_remote_code=options.trust_remote_code)
+    import filelock
+
+    from . import evaluations
     from .dataset_tools import DataError, read_text
     from .perplexity import perplexity
     from .slicer import tokens_of
@@ -350,6 +353,14 @@ def _perplexity(options: argparse.Namespace) -> int:
     except ValueError as error:
         return _refuse([str(error)])
     seconds = round(time.time() - began, 3)
+    lora = [Path(options.lora).name] if options.lora else []
+    try:
+        evaluations.add(
+            host.evaluations_file, model=host.model_name, loras=lora, dataset=Path(options.text).stem, perplexity=found.value,
+            stride=options.stride, max_length=options.max_length,
+        )  # fmt: skip
+    except (OSError, ValueError, filelock.Timeout) as error:
+        _say(f"note: the table of evaluations was not written: {error}")
     print(f"perplexity {found.value:.4f} over {found.scored_tokens} tokens in {seconds} s")
     if options.json:
         print(json.dumps({"perplexity": found.value, "scored_tokens": found.scored_tokens, "nll": found.nll, "seconds": seconds}))

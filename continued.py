@@ -88,9 +88,9 @@ def targets(modules: Any, model: Any) -> set[str]:
     if modules == ALL_LINEAR:
         head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
         return {
-            name.rsplit(".", 1)[-1]
+            name.removesuffix(".base_layer").rsplit(".", 1)[-1]  # a model that another training left with LoRA layers in it
             for name, module in model.named_modules()
-            if module is not head and (isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D")
+            if module is not head and ".lora_" not in name and (isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D")
         }
     if isinstance(modules, str):
         return {modules}  # a pattern: only the very same one fits

@@ -288,6 +288,13 @@ class Host:
     def _folder_of(self, kind: str) -> Path:
         return self.formats_dir if kind == "format" else self.datasets_dir
 
+    @property
+    def evaluations_file(self) -> Path:
+        return self.logs_dir / "evaluations.csv"
+
+    def evaluations_changed(self) -> None:
+        """Called after a row was written to the table of evaluations."""
+
     def make_folders(self) -> None:
         """Make the folders that are missing, with the shipped formats and datasets in those that are new or empty."""
         for folder in (self.models_dir, self.lora_dir, self.logs_dir):
@@ -559,6 +566,12 @@ class WebuiHost(Host):
         models = sys.modules.get("modules.models")
         if hasattr(models, "last_generation_time"):
             models.last_generation_time = time.time()
+
+    def evaluations_changed(self) -> None:
+        # The web UI keeps its table in memory and writes it as a whole: without this its next row would undo ours.
+        evaluate = sys.modules.get("modules.evaluate")
+        if hasattr(evaluate, "load_past_evaluations"):
+            evaluate.past_evaluations = evaluate.load_past_evaluations()
 
     def busy(self) -> str | None:
         # The web UI's own tab trains without the lock, in a thread of this name.

@@ -7,14 +7,19 @@ so nothing is imported here that it may lack, and `ui()` shows a panel with the 
 import contextlib
 import html
 import logging
+import sys
 from pathlib import Path
 
-if not __package__:
+if not __package__ or __package__ not in sys.modules:
     # The web UI runs this file by its path, outside any package, when it lies in the user's own extensions folder. Making the
-    # module its own package lets the relative imports below work there as everywhere else.
+    # module its own package lets the relative imports below work there as everywhere else. With a dot in the folder's name it
+    # would be a part of a package that does not exist, so it gets a name without one.
     __path__ = [str(Path(__file__).resolve().parent)]
     __spec__.submodule_search_locations = __path__
-    __package__ = __spec__.name
+    module = sys.modules.get(__spec__.name)
+    __name__ = __package__ = __spec__.name = __spec__.name.replace(".", "_")
+    if module is not None:
+        sys.modules[__package__] = module
 
 logger = logging.getLogger(__name__)
 
@@ -90,14 +95,15 @@ def cannot_train() -> str | None:
 
 def unavailable(error: Exception) -> str:
     """The panel that stands in place of the tab, with the reason and what to do."""
-    from .needs import install_command
-
     if isinstance(error, ModuleNotFoundError) and error.name:
-        return panel(
-            f"Training PRO cannot be shown: {error}",
-            "Install what is missing with this command, then start the web UI again:",
-            install_command(error.name.partition(".")[0]),
-        )
+        with contextlib.suppress(ImportError):  # a broken copy of this folder, which the panel below says
+            from .needs import install_command
+
+            return panel(
+                f"Training PRO cannot be shown: {error}",
+                "Install what is missing with this command, then start the web UI again:",
+                install_command(error.name.partition(".")[0]),
+            )
     return panel(f"Training PRO cannot be shown: {error or type(error).__name__}", "The rest of the web UI is not affected. The log has the details.")
 
 

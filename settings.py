@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,8 +77,14 @@ OPTIMIZERS_FIRST = [
 RENAMED_OPTIMIZERS = {"adamw_hf": "adamw_torch", "adamw_apex_fused": "adamw_torch_fused"}
 
 
-def optimizers() -> list[str]:
-    """Every optimizer name that the installed transformers accepts, the usual ones first."""
+def optimizers(loaded: bool = False) -> list[str]:
+    """Every optimizer name that the installed transformers accepts, the usual ones first.
+
+    Args:
+        loaded: do not import transformers for it, which takes seconds: where it is not loaded yet, the usual ones alone.
+    """
+    if loaded and "transformers.training_args" not in sys.modules:
+        return list(OPTIMIZERS_FIRST)
     from transformers.training_args import OptimizerNames
 
     known = [name.value for name in OptimizerNames]

@@ -25,6 +25,8 @@ HERE = Path(__file__).resolve().parent
 ENVIRONMENT = HERE / ".venv"
 STAMP = ENVIRONMENT / "installed.txt"  # written last: an installation without it was interrupted and is done again
 LOG = ENVIRONMENT / "install.log"
+WEBUI_ENVIRONMENT = HERE / ".venv-webui"  # for the tests in the stand-in for text-generation-webui, with the versions that it brings
+WEBUI_PYTHONS = ((3, 10), (3, 12))
 OLDEST_PYTHON = (3, 10)
 NEWEST_PYTHON = (3, 14)  # that the pinned PyTorch is built for; named only where pip found no build
 DISK_NEEDED = 3.0  # GB: the environment with PyTorch for the CPU takes 2, the rest is what pip downloads and unpacks
@@ -51,6 +53,8 @@ def main(arguments: list[str]) -> int:
     if problem:
         return refuse(problem)
     if testing:
+        if why := make_webui_environment():
+            say(f"{why} The tests in the stand-in for text-generation-webui will be skipped.")
         say(f"Set-up took {elapsed(began)}.")
         return run_tests(arguments[1:])
     hint_at_card()
@@ -298,6 +302,30 @@ def run_tests(arguments: list[str]) -> int:
     code = call([str(environment_python()), "-m", "pytest", *arguments], cwd=HERE)
     say(f"The tests took {elapsed(began)}.")
     return code
+
+
+def make_webui_environment() -> str | None:
+    """Make `.venv-webui` of exactly constraints-webui.txt; a sentence when that is not possible."""
+    oldest, newest = WEBUI_PYTHONS
+    if not oldest <= sys.version_info[:2] <= newest:
+        return f"The web UI's versions are built for Python {oldest[0]}.{oldest[1]} to {newest[0]}.{newest[1]}; this is {platform.python_version()}."
+    wanted = HERE / "constraints-webui.txt"
+    stamp, log, python = WEBUI_ENVIRONMENT / "installed.txt", WEBUI_ENVIRONMENT / "install.log", environment_python(WEBUI_ENVIRONMENT)
+    mark = hashlib.sha256(f"{wanted.read_text(encoding='utf-8')}|{sys.version_info[:2]}|{HERE}".encode()).hexdigest()
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == mark:
+        return None
+    say("Setting up the web UI's versions in .venv-webui, for the tests; this is done once.")
+    made = subprocess.run([sys.executable, "-m", "venv", "--clear", str(WEBUI_ENVIRONMENT)], capture_output=True, text=True, errors="replace")
+    if made.returncode:
+        return venv_problem(made.stdout + made.stderr)
+    command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off", "-r", str(wanted)]
+    with open(log, "w", encoding="utf-8") as said, Progress("installing the web UI's versions …"):
+        failed = subprocess.run(command, stdout=said, stderr=subprocess.STDOUT, cwd=HERE, env=pip_environment()).returncode
+    shutil.rmtree(ENVIRONMENT / "tmp", ignore_errors=True)
+    if failed:
+        return f"Installing the web UI's versions failed: {' '.join(tail(log, 2))} (the whole log is {log})."
+    stamp.write_text(mark, encoding="utf-8")
+    return None
 
 
 def find_browser() -> str | None:

@@ -15,7 +15,7 @@ from . import training_run, views
 from .host import QUANTIZATIONS, Host, ModelError
 from .matplotgraph import chart_svg
 from .paths import path_in
-from .settings import NOT_CHOSEN, OPTIONS, SECTIONS, Option, SettingsError, TrainingSettings
+from .settings import NOT_CHOSEN, OPTIONS, SECTIONS, Option, SettingsError, TrainingSettings, optimizers
 from .training_run import Busy, TrainingRun
 from .try_it import AS_CHAT, AS_TEXT, AS_TRAINED, CannotAnswer, answers
 from .versions import hidden_from_api
@@ -31,7 +31,7 @@ class TrainTab:
     def __init__(self, host: Host):
         self.host = host
         self.widgets: dict[str, Any] = {}  # option key → component
-        self.not_loaded = ""  # why the last attempt left no model
+        self.note: tuple[Any, str] = (None, "")  # what there is to say about the model that was loaded last, or was not, here
         self.loading = False  # meanwhile the line on top belongs to the loading, on every page
         self._build()
         self._wire()
@@ -109,6 +109,8 @@ class TrainTab:
         if kind.files:
             # A name that is gone since the list was drawn must reach our own check, which says so; gradio's would only say “Error”.
             return gr.Dropdown(self._files(kind), value=NOT_CHOSEN, allow_custom_value=True, **common)
+        if kind.key == "optimizer":  # the whole list is there when transformers is, see _model_look
+            return gr.Dropdown(optimizers(loaded=True), value=kind.default, allow_custom_value=True, **common)
         return gr.Dropdown(kind.offered(), value=kind.default, **common)
 
     def _files(self, kind: Option) -> list[str]:
@@ -305,18 +307,19 @@ class TrainTab:
         self.loading = True
         try:
             self.host.load(model, quantization)
-            self.not_loaded = ""
+            said = self._not_quantised(quantization)
         except ModelError as error:
-            self.not_loaded = str(error)
-            yield {self.model_line: views.model_line(self.host, self.not_loaded) if self.host.model is None else views.notice(str(error), "tp-bad")}
-            return
+            said = str(error)
         finally:
             self.loading = False
+        self.note = (self.host.model_mark(), said)
+        yield self._model_look()
+
+    def _not_quantised(self, asked: str) -> str:
         facts = self.host.facts
-        said = ""
-        if quantization != "none" and facts is not None and facts.quantization == "none":
-            said = f"The {quantization} quantization was not used: this host loads it so only on a graphics card."
-        yield {self.model_line: views.model_line(self.host, said), self.widgets["cutoff_len"]: self._cutoff_range()}
+        if asked == "none" or facts is None or facts.quantization != "none":
+            return ""
+        return f"The {asked} quantization was not used: this host loads it so only on a graphics card."
 
     # Following the run
 
@@ -347,8 +350,12 @@ class TrainTab:
                 quiet_for = 0.0
 
     def _model_look(self) -> dict[Any, Any]:
-        said = self.not_loaded if self.host.model is None else ""
-        return {self.model_line: views.model_line(self.host, said), self.widgets["cutoff_len"]: self._cutoff_range()}
+        said = self.note[1] if self.note[0] == self.host.model_mark() else ""
+        return {
+            self.model_line: views.model_line(self.host, said),
+            self.widgets["cutoff_len"]: self._cutoff_range(),
+            self.widgets["optimizer"]: gr.update(choices=optimizers(loaded=True)),
+        }
 
     def _mark(self, run: TrainingRun | None) -> tuple[int, int]:
         return (0, 0) if run is None else (id(run), run.version)

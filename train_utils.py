@@ -487,7 +487,7 @@ def save_adapter(model: Any, folder: Path) -> None:
         if weight.requires_grad and not torch.isfinite(weight).all():
             raise RunFailed(f"Failed: the LoRA's weights are not numbers any more ({name}), so they were not saved. Lower the Learning Rate.")
     with whole_folder(folder) as part:
-        model.save_pretrained(str(part), safe_serialization=True)
+        model.save_pretrained(str(part), safe_serialization=True, selected_adapters=[model.active_adapter])
         (part / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
 
 

@@ -28,6 +28,9 @@ def untouched(model: Any) -> Iterator[None]:
         Changed: a weight was written to (torch counts the writes of each tensor).
     """
     modules = [(module, _copy(module.__dict__)) for module in model.modules()]
+    if not any(".lora_" in name for name, _ in model.named_parameters()):
+        # PeftModel.unload() leaves the names of the adapters behind; PEFT would take them up again and save them beside ours.
+        model.__dict__.pop("peft_config", None)
     weights = [(name, weight, weight.dtype, weight.requires_grad, weight._version, weight.grad) for name, weight in model.named_parameters()]
     configs = [(config, dict(config.__dict__)) for config in _configs(model)]
     try:

@@ -41,8 +41,8 @@ def picture(page, name):
         page.screenshot(path=str(Path(folder) / f"{name}.png"), full_page=True)
 
 
-def choose(page, key, value):
-    field = page.locator(f"#tp-{key} input").first
+def choose(page, key, value, prefix="tp-"):
+    field = page.locator(f"#{prefix}{key} input").first
     field.click()
     field.fill(value)
     field.press("Enter")
@@ -57,10 +57,12 @@ def status(page):
     return page.locator("#tp-status").inner_text()
 
 
-def wait_for_status(page, word, seconds=400):
+def wait_for_status(page, word, seconds=400, name=None):
+    """Wait for the status of the run, of this name where one is given (a page may still show the run before)."""
     page.wait_for_function(
-        "word => document.querySelector('#tp-status .tp-head b')?.innerText === word",
-        arg=word, timeout=seconds * 1000,
+        """([word, name]) => document.querySelector('#tp-status .tp-head b')?.innerText === word
+        && (!name || document.querySelector('#tp-status .tp-head span').innerText === `“${name}”`)""",
+        arg=[word, name], timeout=seconds * 1000,
     )  # fmt: skip
 
 

@@ -144,3 +144,11 @@ def test_what_is_no_adapter_is_none(tmp_path, content):
     found = continued.finished(tmp_path)
     assert (found is None) == (content != '{"r": 8}')
     assert found is None or (found.step, found.epoch) == (0, 0)
+
+
+def test_the_layers_of_a_model_that_still_holds_another_lora(host):
+    import peft
+
+    before = continued.targets("all-linear", host.model)
+    peft.get_peft_model(host.model, peft.LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"))
+    assert continued.targets("all-linear", host.model) == before == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}

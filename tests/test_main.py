@@ -48,8 +48,15 @@ def test_train_and_verify_and_perplexity(run_file, tmp_path, host, models_folder
     assert set(plain) == {"perplexity", "scored_tokens", "nll", "seconds"} and plain["scored_tokens"] == adapted["scored_tokens"]
     assert plain["perplexity"] != adapted["perplexity"]
 
-    code, _, err = call("train", run_file, cwd=tmp_path)  # the name is taken now
-    assert code == 2 and "Override Existing Files" in err
+    from training_pro import evaluations
+
+    table = evaluations.read(host.evaluations_file)
+    assert [(row["Model"], row["LoRAs"], row["Dataset"], float(row["Perplexity"])) for row in table] == [
+        ("llama", "-", "text", plain["perplexity"]), ("llama", "cli", "text", adapted["perplexity"]),
+    ]  # fmt: skip
+
+    code, _, err = call("train", run_file, "--set", "lora_rank=16", cwd=tmp_path)  # the name is taken by a LoRA of another rank
+    assert code == 2 and "its LoRA Rank is 8 and 16 is chosen" in err
 
 
 def test_wrong_input_says_everything_and_exits_with_2(run_file, tmp_path):

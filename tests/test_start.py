@@ -27,7 +27,7 @@ def wait_for(happens, seconds=10):
 def start(tmp_path):
     folder = tmp_path / "a folder with spaces"
     folder.mkdir()
-    for name in ("start.py", "pyproject.toml", "constraints.txt"):
+    for name in ("start.py", "pyproject.toml", "constraints.txt", "constraints-webui.txt"):
         shutil.copyfile(HERE / name, folder / name)
     spec = importlib.util.spec_from_file_location("start_under_test", folder / "start.py")
     module = importlib.util.module_from_spec(spec)
@@ -105,7 +105,8 @@ def test_ctrl_c_while_it_installs_ends_pip_and_is_no_failure(start, calls, monke
     assert "The next start goes on from here" in capsys.readouterr().out and not start.STAMP.exists()
 
 
-def test_what_is_asked_for_decides_whether_to_install_again(start, calls):
+def test_what_is_asked_for_decides_whether_to_install_again(start, calls, monkeypatch):
+    monkeypatch.setattr(start, "make_webui_environment", lambda: None)
     start.main(["test", "-k", "x"])
     assert calls[1][-1].endswith("[app,dev]") and calls[2][1:] == ["-m", "pytest", "-k", "x"]
     start.main([])
@@ -279,3 +280,24 @@ def test_why_there_is_no_browser(start, monkeypatch):
 def test_it_needs_nothing_but_the_standard_library():
     code = f"import runpy; runpy.run_path(r'{HERE / 'start.py'}', run_name='not_main')"
     assert subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True).returncode == 0
+
+
+def test_the_web_uis_versions_have_an_environment_of_their_own(start, monkeypatch, capsys):
+    ran = []
+
+    def run(command, **_):
+        ran.append(command)
+        start.WEBUI_ENVIRONMENT.mkdir(exist_ok=True)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    start.ENVIRONMENT.mkdir()
+    monkeypatch.setattr(start.subprocess, "run", run)
+    if not (3, 10) <= sys.version_info[:2] <= (3, 12):
+        assert "this is" in start.make_webui_environment() and not ran
+        return
+    assert start.make_webui_environment() is None
+    assert [command[1:3] for command in ran] == [["-m", "venv"], ["-m", "pip"]] and ran[1][-1].endswith("constraints-webui.txt")
+    assert start.make_webui_environment() is None and len(ran) == 2
+    (start.HERE / "constraints-webui.txt").write_text("gradio==4", encoding="utf-8")
+    monkeypatch.setattr(start.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, int("pip" in command), "", ""))
+    assert "Installing the web UI's versions failed" in start.make_webui_environment()

@@ -74,3 +74,16 @@ def test_the_random_numbers_go_on_where_they_were():
         numpy.random.seed(1)
         torch.rand(3)
     assert random.getstate() == state[0] and torch.equal(torch.get_rng_state(), state[1]) and numpy.random.get_state()[1].tolist() == state[2]
+
+
+def test_an_adapter_that_the_host_took_off_again_leaves_no_trace_in_ours(host, settings):
+    """Until peft 0.18 unload() left `peft_config` on the base: the next LoRA was saved with an empty folder of the old one's name beside it."""
+    import peft
+    from training_pro import train_utils
+    from training_pro.training_run import DONE
+
+    host._model = peft.get_peft_model(host.model, peft.LoraConfig(target_modules=["q_proj"]), adapter_name="poet").unload()
+    left = host.model.peft_config = {"poet": peft.LoraConfig(target_modules=["q_proj"])}  # as peft 0.18 leaves it
+    run = train_utils.train(settings(), host, train_utils.begin(settings(), host))
+    assert run.status == DONE and not (run.adapter / "poet").exists() and not any("checkpoint" not in entry.name and entry.is_dir() for entry in run.adapter.iterdir())
+    assert host.model.peft_config == left
