@@ -201,7 +201,7 @@ class TrainTab:
             show_progress="minimal",
             **hidden_from_api(self.answer.click),
         )
-        self.load.click(self.on_load_model, [self.model_choice, self.quantization], [self.model_line, self.widgets["cutoff_len"]], **quiet)
+        self.load.click(self.on_load_model, [self.model_choice, self.quantization], list(self._model_look()), **quiet)
         followed = [self.model_line, self.loader, self.status, self.chart, self.start, self.interrupt, self.checkpoint, self.adapter, self.copy_from, self.sort_by_time]
         followed += self.widgets.values()
         page = gr.context.Context.root_block

@@ -71,10 +71,12 @@ def browser():
 
 @pytest.fixture
 def open_page(browser):
-    """Open a home's page at our tab; at the end, no page may have shown an error of gradio's or thrown one of its own."""
-    pages, faults = [], []
+    """Open a home's page at our tab; at the end, no page may have shown an error of gradio's or thrown one of its own, and no
+    handler may have failed in the server (Gradio 4 raises where 6 forgives, and shows nothing where no progress is shown)."""
+    pages, faults, said = [], [], {}
 
     def opened(home, width=1440, height=1000, theme="light"):
+        said.setdefault(home, len(home.said()))
         page = browser.new_page(viewport={"width": width, "height": height})
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.goto(f"{home.url}/?__theme={theme}")
@@ -89,6 +91,9 @@ def open_page(browser):
         if not page.is_closed():
             faults += page.locator(".toast-body.error").all_inner_texts()
             page.close()
+    for home, before in said.items():
+        new = home.said()[before:]
+        faults += [new[at : at + 3000] for at in [new.find("Traceback (most recent call last)")] if at >= 0]
     assert faults == []
 
 
