@@ -47,7 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     ui = commands.add_parser("ui", help="serve the page on this machine")
-    ui.add_argument("--model", default="demo", help="folder, name in user_data/models, or hub id of the base model (default: the embedded demo model)")
+    ui.add_argument(
+        "--model", default="demo", help="folder, name in user_data/models, or hub id of the base model (default: the embedded demo model)"
+    )
     ui.add_argument("--quantization", choices=QUANTIZATIONS, default="none", help="load the base model in 4 or 8 bits (QLoRA)")
     ui.add_argument("--port", type=int, default=7860)
     ui.add_argument("--listen", action="store_true", help="let other machines of your network open the page")
@@ -61,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("run", metavar="RUN.yaml", type=Path)
         command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="use this value instead of the file's")
         command.set_defaults(command=function)
-        command.epilog = "Settings: " + "; ".join(f"{kind.key} ({kind.label}): {kind.help}" for kind in OPTIONS.values() if kind.works).replace("%", "%%")
+        command.epilog = "Settings: " + "; ".join(f"{kind.key} ({kind.label}): {kind.help}" for kind in OPTIONS.values() if kind.works).replace(
+            "%", "%%"
+        )
 
     measure = commands.add_parser("perplexity", help="measure a model on a text")
     measure.add_argument("--model", required=True, help="folder, name in user_data/models, hub id, or demo")
@@ -79,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--verbose", action="store_true", help="show what the libraries say, too")
         if command is not controls:
             command.add_argument("--user-data", type=Path, help="folder of models, loras, datasets, formats and logs")
-            command.add_argument("--trust-remote-code", action="store_true", help="run the code that a model's repository brings; only for makers you trust")
+            command.add_argument(
+                "--trust-remote-code", action="store_true", help="run the code that a model's repository brings; only for makers you trust"
+            )
         if command in (train, verify, measure):
             command.add_argument("--json", action="store_true", help="end with one line of JSON")
     return parser

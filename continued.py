@@ -54,9 +54,8 @@ def finished(folder: Path) -> Finished | None:
 def differences(old: Finished, settings: TrainingSettings, model: Any, model_name: str) -> list[str]:
     """What keeps training from going on from `old`, each with both values; looked at before anything is loaded."""
     found = []
-    if kind := old.config.get("peft_type"):
-        if kind != "LORA":
-            return [f"Name: “{old.folder.name}” is an adapter of the kind {kind}, not a LoRA; choose another name."]
+    if (kind := old.config.get("peft_type")) not in (None, "LORA"):
+        return [f"Name: “{old.folder.name}” is an adapter of the kind {kind}, not a LoRA; choose another name."]
     if old.base_names and model_name not in old.base_names:
         found.append(f"its base model is {old.base_names[0]} and {model_name} is loaded")
     rslora = bool(old.config.get("use_rslora", False))
@@ -68,7 +67,9 @@ def differences(old: Finished, settings: TrainingSettings, model: Any, model_nam
         found.append(f"its {'rsLoRA' if rslora else 'LoRA'} Alpha is {alpha:g} and {settings.alpha:g} is chosen")
     theirs, ours = targets(old.config.get("target_modules"), model), targets(_chosen(settings), model)
     if theirs != ours:
-        found.append(f"it trains {', '.join(sorted(theirs)) or 'nothing'} and Target Projections “{settings.training_projection}” trains {', '.join(sorted(ours))}")
+        found.append(
+            f"it trains {', '.join(sorted(theirs)) or 'nothing'} and Target Projections “{settings.training_projection}” trains {', '.join(sorted(ours))}"
+        )
     if not found:
         return []
     return [
@@ -116,7 +117,9 @@ def put_weights(model: Any, old: Finished) -> None:
     missing = sorted(set(wanted) - set(state))
     wrong = sorted(name for name in set(wanted) & set(state) if wanted[name].shape != state[name].shape)
     if missing or wrong:
-        raise ValueError(f"{old.weights.name} does not fit: {len(missing)} weights are missing and {len(wrong)} have another shape ({(missing + wrong)[0]})")
+        raise ValueError(
+            f"{old.weights.name} does not fit: {len(missing)} weights are missing and {len(wrong)} have another shape ({(missing + wrong)[0]})"
+        )
     peft.set_peft_model_state_dict(model, state)
 
 

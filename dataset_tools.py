@@ -261,7 +261,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if not rows:
         raise DataError([f"“{path.name}” holds no rows."])
     if wrong := [number for number, row in enumerate(rows, 1) if not isinstance(row, dict)]:
-        raise DataError([f"“{path.name}”: {_numbers(wrong)} must be an object with keys, like {{\"instruction\": …, \"output\": …}}."])
+        raise DataError([f'“{path.name}”: {_numbers(wrong)} must be an object with keys, like {{"instruction": …, "output": …}}.'])
     return rows
 
 
@@ -313,7 +313,7 @@ def read_format(path: Path) -> dict[str, str]:
     """
     read = _json(path, read_text(path))
     if not isinstance(read, dict) or not read or not all(isinstance(text, str) for text in read.values()):
-        raise DataError([f"Data Format “{path.stem}” must be one JSON object that maps keys to texts: {{\"instruction,output\": \"…%instruction%…\"}}."])
+        raise DataError([f'Data Format “{path.stem}” must be one JSON object that maps keys to texts: {{"instruction,output": "…%instruction%…"}}.'])
     return read
 
 
@@ -335,7 +335,9 @@ def by_key_set(template: dict[str, str]) -> dict[frozenset[str], str]:
     return {frozenset(key.strip() for key in keys.split(",")): text for keys, text in template.items()}
 
 
-def json_items(rows: list[dict], file: str, template: dict[str, str], settings: TrainingSettings, tokenizer: Any, progress: Progress) -> Iterator[Item]:
+def json_items(
+    rows: list[dict], file: str, template: dict[str, str], settings: TrainingSettings, tokenizer: Any, progress: Progress
+) -> Iterator[Item]:
     """Format and tokenize flat rows; without Train on Inputs only what follows Train Only After is trained."""
     entries = by_key_set(template)
     texts = [format_row(row, entries) for row in rows]
@@ -393,7 +395,9 @@ def chat_items(rows, file, settings, tokenizer, fallback: str | None, formatting
     formatting["chat_template"] = template or tokenizer.chat_template
     chats = [messages_of(row) for row in rows]
     if wrong := [number for number, chat in enumerate(chats, 1) if chat is None]:
-        raise DataError([f"“{file}”: {_numbers(wrong)} have no chat; each row needs “messages” with role and content, or “conversations” with from and value."])
+        raise DataError(
+            [f"“{file}”: {_numbers(wrong)} have no chat; each row needs “messages” with role and content, or “conversations” with from and value."]
+        )
 
     texts, spans, problems = [], [], []
     for number, chat in enumerate(chats, 1):
@@ -441,7 +445,9 @@ def assistant_spans(tokenizer: Any, chat: list[dict], template: str | None, text
         before = _render(tokenizer, chat[:number], template, prompt=True) if number else ""
         upto = text if number == len(chat) - 1 else _render(tokenizer, chat[: number + 1], template)
         if not (text.startswith(upto) and upto.startswith(before)):
-            raise ValueError("it writes earlier turns differently once later ones follow, so the assistant's turns cannot be told apart; tick Train on Inputs")
+            raise ValueError(
+                "it writes earlier turns differently once later ones follow, so the assistant's turns cannot be told apart; tick Train on Inputs"
+            )
         spans.append((len(before), len(upto)))
     return spans
 

@@ -52,7 +52,9 @@ def add(path: Path, **values: Any) -> dict[str, str]:
     return row
 
 
-def evaluation_row(*, model: str, loras: list[str], dataset: str, perplexity: float, stride: int, max_length: int, comment: str = "") -> dict[str, str]:
+def evaluation_row(
+    *, model: str, loras: list[str], dataset: str, perplexity: float, stride: int, max_length: int, comment: str = ""
+) -> dict[str, str]:
     """One row as the web UI writes it: LoRAs joined by commas, “-” for none, the local date and time."""
     return {
         "Model": model,

@@ -238,9 +238,7 @@ class Host:
         found = []
         with contextlib.suppress(OSError):
             for folder in self.lora_dir.iterdir():
-                if not folder.name.startswith(".") and any(
-                    (folder / name).is_file() for name in ("adapter_config.json", "training_parameters.json")
-                ):
+                if not folder.name.startswith(".") and any((folder / name).is_file() for name in ("adapter_config.json", "training_parameters.json")):
                     found.append(folder)
         if newest_first:
             return [folder.name for folder in sorted(found, key=lambda folder: folder.stat().st_mtime, reverse=True)]
@@ -274,9 +272,7 @@ class Host:
         if kind == "text" and (path := path_in(folder, name)).is_dir():
             return path
         wanted = " or ".join(f"“{name}{ending}”" for ending in ENDINGS[kind])
-        raise FileNotFoundError(
-            f"{wanted} is not in the folder {folder.name}; it may have been moved or renamed. Refresh the list and choose again."
-        )
+        raise FileNotFoundError(f"{wanted} is not in the folder {folder.name}; it may have been moved or renamed. Refresh the list and choose again.")
 
     def data_file_problem(self, kind: str, name: str) -> str | None:
         try:
@@ -398,9 +394,7 @@ class LocalHost(Host):
                     f"“{path.name}” is a single file; GGUF and similar files cannot be trained. Give the folder of the original model (with config.json and safetensors)."
                 )
         if Path(model).is_absolute() or model.startswith((".", "~")) or "\\" in model:
-            raise ModelError(
-                f"There is no folder “{model}”. Give the folder of a model in Transformers format, or a hub id such as name/model."
-            )
+            raise ModelError(f"There is no folder “{model}”. Give the folder of a model in Transformers format, or a hub id such as name/model.")
         return model
 
 
@@ -413,9 +407,7 @@ class NotFree(RuntimeError):
 
 
 def _is_trainable(folder: Path) -> bool:
-    return (folder / "config.json").is_file() and any(
-        next(folder.glob(pattern), None) for pattern in ("*.safetensors", "pytorch_model*.bin")
-    )
+    return (folder / "config.json").is_file() and any(next(folder.glob(pattern), None) for pattern in ("*.safetensors", "pytorch_model*.bin"))
 
 
 def load_transformers_model(source: str, quantization: str, trust_remote_code: bool = False) -> tuple[Any, Any]:
@@ -617,7 +609,9 @@ class WebuiHost(Host):
         if quantization not in QUANTIZATIONS:
             raise ModelError(f"Quantization is “{quantization}”; it must be one of {', '.join(QUANTIZATIONS)}.")
         if model not in self.trainable_models():
-            raise ModelError(f"“{model}” is no folder of {self.models_dir} that holds a model in Transformers format (config.json and safetensors). Choose another.")
+            raise ModelError(
+                f"“{model}” is no folder of {self.models_dir} that holds a model in Transformers format (config.json and safetensors). Choose another."
+            )
         args = self._shared.args
         kept = {name: getattr(args, name) for name in ("loader", "load_in_4bit", "load_in_8bit") if hasattr(args, name)}
         args.load_in_4bit, args.load_in_8bit = quantization == "4bit", quantization == "8bit"

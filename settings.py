@@ -129,9 +129,7 @@ class TrainingSettings(BaseModel):
         "How strongly the LoRA acts: its weights are scaled by alpha / rank. Once or twice the rank is usual.",
         section="core", widget="slider", low=0, high=2048, step=4, whole=True, positive=True,
     )  # fmt: skip
-    lora_RS: bool = option(
-        False, "Use rsLoRA", "Scale by rsLoRA Alpha / √rank instead: steadier at high ranks.", section="core", widget="checkbox"
-    )
+    lora_RS: bool = option(False, "Use rsLoRA", "Scale by rsLoRA Alpha / √rank instead: steadier at high ranks.", section="core", widget="checkbox")
     lora_RS_alpha: float = option(
         16,
         "rsLoRA Alpha",
@@ -425,9 +423,7 @@ class TrainingSettings(BaseModel):
     )  # fmt: skip
 
     # Beyond the original: neutral by default, so that an old run trains as it did
-    packing: bool = option(
-        False, "Packing", "Short blocks share a row, so that less is padding.", section="advanced", widget="checkbox", works=False
-    )
+    packing: bool = option(False, "Packing", "Short blocks share a row, so that less is padding.", section="advanced", widget="checkbox", works=False)
     auto_batch: bool = option(
         False,
         "Auto batch",

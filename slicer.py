@@ -188,7 +188,7 @@ class _Unit:
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if self._room(start, middle) else (low, middle)
-        word_end = max((match.start() for match in re.finditer(r"\s+", self.text[start:low + 1])), default=0)
+        word_end = max((match.start() for match in re.finditer(r"\s+", self.text[start : low + 1])), default=0)
         return start + word_end if word_end and self._room(start, start + word_end) else low
 
 
@@ -223,15 +223,112 @@ _INITIALS = re.compile(r"^(?:[^\W\d_]\.)*[^\W\d_]$")  # J or U.S or z.B, without
 
 # Words whose dot does not end a sentence: titles, written with a capital; words that stand before a number; and others.
 _TITLES = frozenset(
-    ["mr", "mrs", "ms", "mx", "dr", "prof", "st", "sr", "jr", "rev", "hon", "gen", "col", "lt", "sgt", "capt", "cmdr", "maj", "gov", "sen", "rep", "pres", "messrs", "mt", "ft", "hr", "fr", "frl", "mme", "mlle", "mm", "sra", "srta", "sig", "dott", "avv"]
+    [
+        "mr",
+        "mrs",
+        "ms",
+        "mx",
+        "dr",
+        "prof",
+        "st",
+        "sr",
+        "jr",
+        "rev",
+        "hon",
+        "gen",
+        "col",
+        "lt",
+        "sgt",
+        "capt",
+        "cmdr",
+        "maj",
+        "gov",
+        "sen",
+        "rep",
+        "pres",
+        "messrs",
+        "mt",
+        "ft",
+        "hr",
+        "fr",
+        "frl",
+        "mme",
+        "mlle",
+        "mm",
+        "sra",
+        "srta",
+        "sig",
+        "dott",
+        "avv",
+    ]
 )
 _BEFORE_NUMBERS = frozenset(
-    ["no", "nos", "art", "fig", "figs", "eq", "vol", "vols", "ch", "chap", "sec", "p", "pp", "para", "nr", "abb", "bd", "kap", "s", "jan", "feb", "mar", "apr", "jun", "jul", "aug", "sept", "sep", "oct", "nov", "dec", "tel", "str", "n", "núm", "pág", "vgl"]
+    [
+        "no",
+        "nos",
+        "art",
+        "fig",
+        "figs",
+        "eq",
+        "vol",
+        "vols",
+        "ch",
+        "chap",
+        "sec",
+        "p",
+        "pp",
+        "para",
+        "nr",
+        "abb",
+        "bd",
+        "kap",
+        "s",
+        "jan",
+        "feb",
+        "mar",
+        "apr",
+        "jun",
+        "jul",
+        "aug",
+        "sept",
+        "sep",
+        "oct",
+        "nov",
+        "dec",
+        "tel",
+        "str",
+        "n",
+        "núm",
+        "pág",
+        "vgl",
+    ]
 )
-_OTHERS = frozenset(["vs", "viz", "cf", "ca", "approx", "bzw", "evtl", "ggf", "inkl", "exkl", "vgl", "geb", "gest", "mio", "mrd", "sog", "v.chr", "n.chr", "ph.d", "c.-à-d", "ee.uu"])
-_MONTHS = frozenset(
-    ["januar", "februar", "märz", "april", "mai", "juni", "juli", "august", "september", "oktober", "november", "dezember", "jänner"]
+_OTHERS = frozenset(
+    [
+        "vs",
+        "viz",
+        "cf",
+        "ca",
+        "approx",
+        "bzw",
+        "evtl",
+        "ggf",
+        "inkl",
+        "exkl",
+        "vgl",
+        "geb",
+        "gest",
+        "mio",
+        "mrd",
+        "sog",
+        "v.chr",
+        "n.chr",
+        "ph.d",
+        "c.-à-d",
+        "ee.uu",
+    ]
 )
+_MONTHS = frozenset(["januar", "februar", "märz", "april", "mai", "juni", "juli", "august", "september", "oktober", "november", "dezember", "jänner"])
 
 
 def sentence_spans(text: str, start: int, end: int) -> list[tuple[int, int]]:
@@ -276,9 +373,7 @@ def _ends_sentence(text: str, begin: int, match: re.Match[str], end: int) -> boo
 
 def _is_abbreviation(word: str, next_character: str) -> bool:
     lower = word.lower()
-    return (
-        (lower in _TITLES and word[0].isupper()) or (lower in _BEFORE_NUMBERS and next_character.isdecimal()) or lower in _OTHERS
-    )
+    return (lower in _TITLES and word[0].isupper()) or (lower in _BEFORE_NUMBERS and next_character.isdecimal()) or lower in _OTHERS
 
 
 def _stripped(text: str, start: int, end: int) -> tuple[int, int] | None:

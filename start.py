@@ -1,9 +1,9 @@
 """Training PRO on a fresh machine: makes its own environment, then opens the page. Needs Python 3.10 or newer and nothing else.
 
-    python start.py                 make the environment if need be, then serve the page
-    python start.py --model NAME    the same with another base model; see --help for all options
-    python start.py test            the same set-up with what the tests need, then the whole test suite
-    python start.py train RUN.yaml  the command line; also: verify, perplexity
+python start.py                 make the environment if need be, then serve the page
+python start.py --model NAME    the same with another base model; see --help for all options
+python start.py test            the same set-up with what the tests need, then the whole test suite
+python start.py train RUN.yaml  the command line; also: verify, perplexity
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ def program_arguments(arguments: list[str]) -> list[str]:
 
 def page_options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="start.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", metavar="PATH_OR_HUB_ID", help="folder, name in user_data/models, or hub id of the base model (default: the demo model)")
+    parser.add_argument(
+        "--model", metavar="PATH_OR_HUB_ID", help="folder, name in user_data/models, or hub id of the base model (default: the demo model)"
+    )
     parser.add_argument("--quantization", choices=("4bit", "8bit", "none"), help="load the base model in 4 or 8 bits (QLoRA)")
     parser.add_argument("--port", type=int, help="port of the page (default: 7860)")
     parser.add_argument("--listen", action="store_true", help="let other machines of your network open the page")

@@ -156,12 +156,16 @@ class TrainTab:
                     info="What is put around the prompt.",
                 )  # fmt: skip
             with gr.Row():
-                self.new_tokens = gr.Slider(8, 512, value=100, step=4, label="Longest answer", info="In tokens.", elem_id="tp-try-tokens", interactive=self.usable)
+                self.new_tokens = gr.Slider(
+                    8, 512, value=100, step=4, label="Longest answer", info="In tokens.", elem_id="tp-try-tokens", interactive=self.usable
+                )
                 self.temperature = gr.Slider(
                     0, 2, value=0, step=0.05, label="Temperature", elem_id="tp-try-temperature", interactive=self.usable,
                     info="0 takes the likeliest token each time, so that only the LoRA makes the difference.",
                 )  # fmt: skip
-            self.prompt = gr.Textbox(lines=2, label="Prompt", elem_id="tp-try-prompt", placeholder="Ask something that your data is about", interactive=self.usable)
+            self.prompt = gr.Textbox(
+                lines=2, label="Prompt", elem_id="tp-try-prompt", placeholder="Ask something that your data is about", interactive=self.usable
+            )
             self.answer = gr.Button("Answer with both", elem_id="tp-try-answer", interactive=self.usable)
             with gr.Row():
                 self.base_answer = gr.Textbox(lines=5, label="Base model", interactive=False, elem_id="tp-try-base")
@@ -202,7 +206,18 @@ class TrainTab:
             **hidden_from_api(self.answer.click),
         )
         self.load.click(self.on_load_model, [self.model_choice, self.quantization], list(self._model_look()), **quiet)
-        followed = [self.model_line, self.loader, self.status, self.chart, self.start, self.interrupt, self.checkpoint, self.adapter, self.copy_from, self.sort_by_time]
+        followed = [
+            self.model_line,
+            self.loader,
+            self.status,
+            self.chart,
+            self.start,
+            self.interrupt,
+            self.checkpoint,
+            self.adapter,
+            self.copy_from,
+            self.sort_by_time,
+        ]
         followed += self.widgets.values()
         page = gr.context.Context.root_block
         page.load(self.follow, None, followed, concurrency_limit=None, show_progress="hidden", **hidden_from_api(page.load))

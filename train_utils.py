@@ -28,7 +28,9 @@ logger = logging.getLogger(__name__)
 SPARE_DISK = 16 * 2**20  # bytes for the small files of a run, and so that the disk is never filled to the brim
 
 
-CHANGED_MEANWHILE = "The model was unloaded, or another model or LoRA was loaded, outside this tab while the run used it; the run went on with the one it had."
+CHANGED_MEANWHILE = (
+    "The model was unloaded, or another model or LoRA was loaded, outside this tab while the run used it; the run went on with the one it had."
+)
 
 
 class RunFailed(RuntimeError):
@@ -52,7 +54,7 @@ def check(settings: TrainingSettings, host: Host) -> list[str]:
         problems += _folder_problems(settings, host)
         if has_model and settings.lora_rank > 0 and settings.training_projection in OPTIONS["training_projection"].offered():
             problems += _disk_problems(settings, host)
-    return problems + _optimizer_problems(settings) + _log_problems(settings)
+    return problems + _optimizer_problems(settings, host.model.device if has_model else "cpu") + _log_problems(settings)
 
 
 def check_data(settings: TrainingSettings, host: Host) -> list[str]:
@@ -101,17 +103,25 @@ def _disk_problems(settings: TrainingSettings, host: Host) -> list[str]:
     needed = adapter_bytes(settings, host.model) + SPARE_DISK
     free = shutil.disk_usage(_existing(host.lora_dir)).free
     if free < needed:
-        return [f"Disk: the LoRA needs about {_megabytes(needed)}, and {_megabytes(free)} are free where LoRAs are saved. Free some space or lower LoRA Rank."]
+        return [
+            f"Disk: the LoRA needs about {_megabytes(needed)}, and {_megabytes(free)} are free where LoRAs are saved. Free some space or lower LoRA Rank."
+        ]
     return []
 
 
-def _optimizer_problems(settings: TrainingSettings) -> list[str]:
+def _optimizer_problems(settings: TrainingSettings, device: Any) -> list[str]:
+    import torch
     from transformers import Trainer
 
     if settings.optimizer not in OPTIONS["optimizer"].offered():
         return []  # named as a problem already
+    arguments = training_arguments(use_cpu=True, group_by_length=False, output_dir="unused", optim=settings.optimizer, report_to="none")
     try:
-        Trainer.get_optimizer_cls_and_kwargs(training_arguments(use_cpu=True, group_by_length=False, output_dir="unused", optim=settings.optimizer, report_to="none"))
+        # One step on a weight of its own: an optimizer may be there and have no code for this device.
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
+        weight = torch.nn.Parameter(torch.zeros(128, 64, device=device))
+        weight.grad = torch.zeros_like(weight)
+        kind([weight], **options).step()
     except Exception as error:  # a missing package, or an optimizer that needs more than a name: whatever it says is the reason
         return [f"Optimizer “{settings.optimizer}” cannot be used here: {_first_line(error)}. Choose another, such as adamw_torch."]
     return []
@@ -126,7 +136,9 @@ def _log_problems(settings: TrainingSettings) -> list[str]:
     packages = LOG_PACKAGES.get(settings.report_to or "", ())
     if not packages or any(importlib.util.find_spec(package) for package in packages):
         return []
-    return [f"Save detailed logs with “{settings.report_to}”: the package is not installed. Install it with “pip install {packages[0]}”, or choose None."]
+    return [
+        f"Save detailed logs with “{settings.report_to}”: the package is not installed. Install it with “pip install {packages[0]}”, or choose None."
+    ]
 
 
 def adapter_bytes(settings: TrainingSettings, model: Any) -> int:
@@ -509,7 +521,9 @@ def _save_all(model: Any, settings: TrainingSettings, base_name: str, run: Train
     try:
         save_png(run.whole_history, folder / "training_graph.png", title=run.name)
     except ImportError:
-        run.notices.append(f"The picture of the loss was not saved, since matplotlib is missing; training_graph.json has its figures. {needs.install_command('matplotlib')} installs it.")
+        run.notices.append(
+            f"The picture of the loss was not saved, since matplotlib is missing; training_graph.json has its figures. {needs.install_command('matplotlib')} installs it."
+        )
 
 
 def _last_values(settings: TrainingSettings, run: TrainingRun, facts: Any) -> dict[str, Any]:

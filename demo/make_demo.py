@@ -103,7 +103,9 @@ def train(model: LlamaForCausalLM, stream: torch.Tensor, steps: int) -> None:
 def samples(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     model.eval()
     asked = [BOS + "Once", BOS + ALPACA.replace("%instruction%", "Where does the fox live?").replace("%output%", "")]
-    asked.append(tokenizer.apply_chat_template([{"role": "user", "content": "Tell me a tale about the owl."}], tokenize=False, add_generation_prompt=True))
+    asked.append(
+        tokenizer.apply_chat_template([{"role": "user", "content": "Tell me a tale about the owl."}], tokenize=False, add_generation_prompt=True)
+    )
     for text in asked:
         ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
         out = model.generate(ids, max_new_tokens=90, do_sample=False, pad_token_id=tokenizer.pad_token_id)

@@ -14,6 +14,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+
 @pytest.fixture(scope="session")
 def tokenizer():
     return make_tokenizer(CHATML)
@@ -86,6 +87,7 @@ def open_page(browser):
         pages.append(page)
         return page
 
+    opened.faults = faults
     yield opened
     for page in pages:
         if not page.is_closed():

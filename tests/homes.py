@@ -86,7 +86,18 @@ class Webui(Home):
         make_webui(folder, place, extension)
         port = free_port()
         chosen = ["--model", model] if model else []
-        command = [str(WEBUI_PYTHON), str(STANDIN), "--listen-port", str(port), "--loader", "Transformers", "--extensions", extension, *chosen, *options]
+        command = [
+            str(WEBUI_PYTHON),
+            str(STANDIN),
+            "--listen-port",
+            str(port),
+            "--loader",
+            "Transformers",
+            "--extensions",
+            extension,
+            *chosen,
+            *options,
+        ]
         super().__init__(folder, command, port)
 
 

@@ -185,7 +185,9 @@ def test_without_a_template_the_hosts_is_used_and_the_tokenizer_stays(host, sett
 
 
 def test_a_template_that_rewrites_earlier_turns_is_refused_with_the_reason(host, settings, monkeypatch):
-    rewriting = "{% for m in messages %}{% if loop.last or m['role'] == 'user' %}{{ m['role'] }}: {{ m['content'] }}\n{% else %}cut\n{% endif %}{% endfor %}"
+    rewriting = (
+        "{% for m in messages %}{% if loop.last or m['role'] == 'user' %}{{ m['role'] }}: {{ m['content'] }}\n{% else %}cut\n{% endif %}{% endfor %}"
+    )
     monkeypatch.setattr(host.tokenizer, "chat_template", rewriting)
     turns = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
     chats(host, [[{"role": role, "content": content} for role, content in turns]])

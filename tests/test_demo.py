@@ -52,7 +52,10 @@ def test_its_tokenizer_holds_any_text(demo, text):
     assert demo.tokenizer.decode(ids) == text
 
 
-@pytest.mark.parametrize(("asked", "said"), [("Where does the fox live?", "The fox lives in a den under the old oak."), ("What does the bear eat?", "The bear eats honey.")])
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [("Where does the fox live?", "The fox lives in a den under the old oak."), ("What does the bear eat?", "The bear eats honey.")],
+)
 @pytest.mark.parametrize("style", [AS_CHAT, "alpaca-format"])
 def test_it_answers_plainly(demo, asked, said, style):
     assert answers(demo, asked, None, style=style).base == said
@@ -61,7 +64,13 @@ def test_it_answers_plainly(demo, asked, said, style):
 def test_it_tells_tales_in_sentences(demo):
     tale = answers(demo, "Once", None, style=AS_TEXT, max_new_tokens=150).base
     assert tale.endswith((".", "”")) and tale.count(".") >= 3
-    known = set("".join(character if character.isalpha() else " " for file in Path(DEMO_MODEL.parent).glob("*.py") for character in file.read_text(encoding="utf-8").lower()).split())
+    known = set(
+        "".join(
+            character if character.isalpha() else " "
+            for file in Path(DEMO_MODEL.parent).glob("*.py")
+            for character in file.read_text(encoding="utf-8").lower()
+        ).split()
+    )
     words = "".join(character if character.isalpha() else " " for character in tale.lower()).split()
     assert [word for word in words if word not in known] == []
 

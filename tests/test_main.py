@@ -43,7 +43,20 @@ def test_train_and_verify_and_perplexity(run_file, tmp_path, host, models_folder
 
     text = tmp_path / "text.txt"
     text.write_text("The fox lives in a den. " * 20, encoding="utf-8")
-    arguments = ["perplexity", "--model", models_folder / "llama", "--user-data", host.user_data, "--text", text, "--stride", 32, "--max-length", 64, "--json"]
+    arguments = [
+        "perplexity",
+        "--model",
+        models_folder / "llama",
+        "--user-data",
+        host.user_data,
+        "--text",
+        text,
+        "--stride",
+        32,
+        "--max-length",
+        64,
+        "--json",
+    ]
     plain, adapted = (json.loads(call(*arguments, *more, cwd=tmp_path)[1].splitlines()[-1]) for more in ([], ["--lora", "cli"]))
     assert set(plain) == {"perplexity", "scored_tokens", "nll", "seconds"} and plain["scored_tokens"] == adapted["scored_tokens"]
     assert plain["perplexity"] != adapted["perplexity"]

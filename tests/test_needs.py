@@ -11,9 +11,7 @@ def test_here_nothing_is_missing_or_broken():
 def test_what_is_missing_is_named_with_the_command_for_this_python(monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)  # as Python itself notes that there is none
     assert needs.missing() == ["peft"]
-    assert needs.broken() == [
-        f'The package peft is missing. Install it with this command, then start again: "{sys.executable}" -m pip install peft'
-    ]
+    assert needs.broken() == [f'The package peft is missing. Install it with this command, then start again: "{sys.executable}" -m pip install peft']
 
 
 def test_what_is_broken_is_named_with_its_reason(monkeypatch):

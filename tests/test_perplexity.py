@@ -23,7 +23,9 @@ def brute_force(model, ids, stride, max_length):
     return math.exp(total / scored), scored, total
 
 
-@pytest.mark.parametrize(("length", "stride", "max_length", "batch_size"), [(100, 16, 32, None), (100, 32, 32, 3), (20, 5, 64, 1), (50, 1, 8, 4), (2, 1, 16, None)])
+@pytest.mark.parametrize(
+    ("length", "stride", "max_length", "batch_size"), [(100, 16, 32, None), (100, 32, 32, 3), (20, 5, 64, 1), (50, 1, 8, 4), (2, 1, 16, None)]
+)
 def test_against_a_brute_force(host, length, stride, max_length, batch_size):
     torch.manual_seed(3)
     ids = torch.randint(5, 200, (length,)).tolist()
@@ -46,7 +48,10 @@ def test_every_token_but_the_first_is_scored_once(length, stride, max_length):
     scored = [place for window in windows(length, stride=stride, max_length=max_length) for place in range(window.first_scored, window.end)]
     alone = set(range(0, length, stride)) if stride == max_length else {0}  # first in its window, so without context
     assert scored == [place for place in range(length) if place not in alone]
-    assert all(window.begin < window.first_scored and window.end - window.begin <= max_length for window in windows(length, stride=stride, max_length=max_length))
+    assert all(
+        window.begin < window.first_scored and window.end - window.begin <= max_length
+        for window in windows(length, stride=stride, max_length=max_length)
+    )
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,11 @@ def test_no_id_is_one_of_the_built_in_tab(host):
 
     blocks, _ = page(host)
     ids = [component["props"].get("elem_id") for component in blocks.config["components"] if component["props"].get("elem_id")]
-    assert len(ids) == len(set(ids)) and not {"training-tab", "lora-train-tab", "evaluate-tab"} & set(ids) and all(name.startswith("tp-") for name in ids)
+    assert (
+        len(ids) == len(set(ids))
+        and not {"training-tab", "lora-train-tab", "evaluate-tab"} & set(ids)
+        and all(name.startswith("tp-") for name in ids)
+    )
 
 
 def test_several_users_can_look_but_not_touch(host):

@@ -42,7 +42,13 @@ def test_an_older_run_loads():
            "train_only_after": "### Response:", "lora_rank": None, "gone_option": 1}  # fmt: skip
     settings, problems, notices = TrainingSettings.from_saved(old)
     assert problems == []
-    assert (settings.accumulation, settings.optimizer, settings.dataset, settings.raw_text_file, settings.lora_rank) == (4, "adamw_torch", None, None, 32)
+    assert (settings.accumulation, settings.optimizer, settings.dataset, settings.raw_text_file, settings.lora_rank) == (
+        4,
+        "adamw_torch",
+        None,
+        None,
+        32,
+    )
     assert settings.train_on_inputs is False  # a saved run without the key: on exactly when train_only_after is empty
     assert any("adamw_hf" in notice for notice in notices) and any("gone_option" in notice for notice in notices)
     assert TrainingSettings.from_saved({})[0].train_on_inputs is True
@@ -75,7 +81,13 @@ def test_a_run_of_the_web_uis_own_tab_is_the_same_run_here():
     }  # fmt: skip
     settings, problems, notices = TrainingSettings.from_saved(saved)
     assert (problems, notices) == ([], [])
-    assert (settings.datasetJSONL, settings.dataset, settings.format, settings.eval_stepsJSONL, settings.train_on_inputs) == ("talks", None, None, 50, False)
+    assert (settings.datasetJSONL, settings.dataset, settings.format, settings.eval_stepsJSONL, settings.train_on_inputs) == (
+        "talks",
+        None,
+        None,
+        50,
+        False,
+    )
     assert (settings.training_projection, settings.accumulation, settings.eliminate_long_blocks) == ("all-linear", 8, True)
     values, unseen = settings.on_the_page()
     assert (values["grad_accumulation"], unseen) == (8, []) and "batch_size" not in values

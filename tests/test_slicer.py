@@ -108,7 +108,24 @@ def test_a_cutoff_without_room_is_refused():
         slice_text("x", Characters(), cutoff_len=2)
 
 
-PIECES = st.sampled_from(["The fox ran. ", "“No!” she said. ", "Dr. Who left at 3.14. ", "你好。", "🦊🦊 ", "\n\n\n", "\n\n", "\r\n", "- item\n", "x" * 70, "word ", "Ünï… ", ". ", "?!"])
+PIECES = st.sampled_from(
+    [
+        "The fox ran. ",
+        "“No!” she said. ",
+        "Dr. Who left at 3.14. ",
+        "你好。",
+        "🦊🦊 ",
+        "\n\n\n",
+        "\n\n",
+        "\r\n",
+        "- item\n",
+        "x" * 70,
+        "word ",
+        "Ünï… ",
+        ". ",
+        "?!",
+    ]
+)
 
 
 @settings(max_examples=60, deadline=None)

@@ -169,7 +169,9 @@ def test_the_page_knows_the_same_options(start):
     from training_pro.__main__ import _parser
 
     commands = _parser()._subparsers._group_actions[0].choices
-    told, taken = ({(*action.option_strings, *sorted(action.choices or ())) for action in parser._actions} for parser in (start.page_options(), commands["ui"]))
+    told, taken = (
+        {(*action.option_strings, *sorted(action.choices or ())) for action in parser._actions} for parser in (start.page_options(), commands["ui"])
+    )
     assert told == taken
     assert set(start.COMMANDS) == set(commands)
 

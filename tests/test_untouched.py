@@ -85,5 +85,9 @@ def test_an_adapter_that_the_host_took_off_again_leaves_no_trace_in_ours(host, s
     host._model = peft.get_peft_model(host.model, peft.LoraConfig(target_modules=["q_proj"]), adapter_name="poet").unload()
     left = host.model.peft_config = {"poet": peft.LoraConfig(target_modules=["q_proj"])}  # as peft 0.18 leaves it
     run = train_utils.train(settings(), host, train_utils.begin(settings(), host))
-    assert run.status == DONE and not (run.adapter / "poet").exists() and not any("checkpoint" not in entry.name and entry.is_dir() for entry in run.adapter.iterdir())
+    assert (
+        run.status == DONE
+        and not (run.adapter / "poet").exists()
+        and not any("checkpoint" not in entry.name and entry.is_dir() for entry in run.adapter.iterdir())
+    )
     assert host.model.peft_config == left

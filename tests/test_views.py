@@ -27,7 +27,9 @@ def test_speed(speed, text):
 
 def test_the_status_of_a_run():
     assert "Nothing is being trained" in views.status(None)
-    run = TrainingRun("<b>x</b>", status=TRAINING, message="Training", step=5, total_steps=20, epoch=0.25, loss=1.5, learning_rate=1e-4, eval_loss=1.25)
+    run = TrainingRun(
+        "<b>x</b>", status=TRAINING, message="Training", step=5, total_steps=20, epoch=0.25, loss=1.5, learning_rate=1e-4, eval_loss=1.25
+    )
     shown = views.status(run)
     assert "tp-running" in shown and "5 / 20" in shown and "25.0%" in shown and "1.5000" in shown and "1.2500" in shown
     assert "<b>x</b>" not in shown and "&lt;b&gt;x&lt;/b&gt;" in shown
@@ -49,7 +51,17 @@ def test_the_report():
                     trimmed_rows=3, untrained_rows=2, total_steps=900, steps_per_epoch=300, save_suggested=100, warmup_suggested=90,
                     cutoff_suggested=128, eval_blocks=7, notices=["<note>"])  # fmt: skip
     shown = views.report(report, TrainingSettings())
-    for part in ("1,200 JSON rows", "100 tokens", "a cutoff of 128", "1,000 of them trained (50%)", "900", "3 rows trimmed", "2 rows left out", "&lt;note&gt;", "Evaluation blocks"):
+    for part in (
+        "1,200 JSON rows",
+        "100 tokens",
+        "a cutoff of 128",
+        "1,000 of them trained (50%)",
+        "900",
+        "3 rows trimmed",
+        "2 rows left out",
+        "&lt;note&gt;",
+        "Evaluation blocks",
+    ):
         assert part in shown
 
 

@@ -105,7 +105,9 @@ def test_formats_are_made_and_the_users_data_is_left_alone(tmp_path):
     loaded(tmp_path, "training_pro")
     training = tmp_path / "user_data" / "training"
     assert {"alpaca-format.json", "vicuna-format.json"} <= {file.name for file in (training / "formats").iterdir()}
-    assert {file.name for file in (training / "datasets").iterdir()} == {"put-trainer-datasets-here.txt"} | {file.name for file in (ROOT / "datasets").iterdir()}
+    assert {file.name for file in (training / "datasets").iterdir()} == {"put-trainer-datasets-here.txt"} | {
+        file.name for file in (ROOT / "datasets").iterdir()
+    }
 
 
 # In the browser
@@ -203,7 +205,10 @@ class TestInTheBrowser:
         page.click("#tp-refresh")
         choose(page, "copy_from", "poet")
         wait_for_text(page, "#tp-report", "The settings of “poet” are filled in")
-        shown = {key: page.locator(f"#tp-{key} input").first.input_value() for key in ("lora_rank", "lora_alpha", "micro_batch_size", "grad_accumulation", "epochs")}
+        shown = {
+            key: page.locator(f"#tp-{key} input").first.input_value()
+            for key in ("lora_rank", "lora_alpha", "micro_batch_size", "grad_accumulation", "epochs")
+        }
         assert shown == {"lora_rank": "8", "lora_alpha": "16", "micro_batch_size": "4", "grad_accumulation": "2", "epochs": "2"}
         write(page, "epochs", "0.05")
         picture(page, "copied")
@@ -284,6 +289,7 @@ class TestInTheBrowser:
                         break
                     time.sleep(0.1)
                 page.goto(home.url)
+                open_page.faults.clear()  # the page's body is taken away while updates still arrive
                 show_tab(page, home)
                 wait_for_status(page, "Training", 30)
                 assert page.locator("#tp-start").is_disabled()

@@ -45,7 +45,7 @@ def save_tokenizer(tokenizer, folder):
     config = json.loads(path.read_text(encoding="utf-8"))
     config.pop("backend", None)
     config["tokenizer_class"] = "PreTrainedTokenizerFast"
-    if "extra_special_tokens" in config:
+    if isinstance(config.get("extra_special_tokens"), list):
         config["additional_special_tokens"] = config.pop("extra_special_tokens")
     path.write_text(json.dumps(config), encoding="utf-8")
 

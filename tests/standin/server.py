@@ -9,7 +9,6 @@ import os
 import sys
 import time
 import warnings
-
 from threading import Lock, Thread
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -17,6 +16,8 @@ sys.path.insert(0, os.getcwd())  # the stand-in's own folder is on the path alre
 warnings.filterwarnings("ignore")
 
 from modules import shared  # noqa: E402
+
+RESTART = "() => {document.body.innerHTML = '<h1>Reloading...</h1>'; setTimeout(() => location.reload(), 2500); return []}"
 
 
 def create_interface():
@@ -26,14 +27,16 @@ def create_interface():
     extensions.load_extensions()
     css, js = ui.css + extensions.apply_extensions("css"), extensions.apply_extensions("js")
     shared.persistent_interface_state.update({"loader": shared.args.loader or "llama.cpp"})
-    with gr.Blocks(css=css, js=f"() => {{{js}}}", analytics_enabled=False, title="Text Generation Web UI", theme=ui.theme) as shared.gradio["interface"]:
+    with gr.Blocks(css=css, js=f"() => {{{js}}}", analytics_enabled=False, title="Text Generation Web UI", theme=ui.theme) as shared.gradio[
+        "interface"
+    ]:
         chat.create_ui()
         ui_model_menu.create_ui()
         if not shared.args.portable:
             training.create_ui()
         with gr.Tab("Session", elem_id="session-tab"):
             reset = gr.Button("Apply flags/extensions and restart", elem_id="restart", interactive=not shared.args.multi_user)
-            reset.click(ask_for_restart, None, None).then(None, None, None, js="() => {setTimeout(() => location.reload(), 2500); return []}")
+            reset.click(ask_for_restart, None, None).then(None, None, None, js=RESTART)
         extensions.create_extensions_tabs()
     shared.gradio["interface"].queue()
     shared.gradio["interface"].launch(

@@ -36,7 +36,9 @@ def do_train(lora_name):
             optimizer.zero_grad()
         model.save_pretrained(folder)
         (folder / "training_parameters.json").write_text(json.dumps({"lora_name": lora_name, **PARAMETERS}), encoding="utf-8")
-        (folder / "training_log.json").write_text(json.dumps({"base_model_name": shared.model_name, "current_steps": 9, "epoch": 2.0}), encoding="utf-8")
+        (folder / "training_log.json").write_text(
+            json.dumps({"base_model_name": shared.model_name, "current_steps": 9, "epoch": 2.0}), encoding="utf-8"
+        )
 
     thread = threading.Thread(target=threaded_run)
     thread.start()
