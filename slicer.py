@@ -223,110 +223,21 @@ _INITIALS = re.compile(r"^(?:[^\W\d_]\.)*[^\W\d_]$")  # J or U.S or z.B, without
 
 # Words whose dot does not end a sentence: titles, written with a capital; words that stand before a number; and others.
 _TITLES = frozenset(
-    [
-        "mr",
-        "mrs",
-        "ms",
-        "mx",
-        "dr",
-        "prof",
-        "st",
-        "sr",
-        "jr",
-        "rev",
-        "hon",
-        "gen",
-        "col",
-        "lt",
-        "sgt",
-        "capt",
-        "cmdr",
-        "maj",
-        "gov",
-        "sen",
-        "rep",
-        "pres",
-        "messrs",
-        "mt",
-        "ft",
-        "hr",
-        "fr",
-        "frl",
-        "mme",
-        "mlle",
-        "mm",
-        "sra",
-        "srta",
-        "sig",
-        "dott",
-        "avv",
-    ]
+    """
+    mr mrs ms mx dr prof st sr jr rev hon gen col lt sgt capt cmdr maj gov sen rep pres messrs mt ft hr fr frl mme mlle mm sra srta sig
+    dott avv
+    """.split()
 )
 _BEFORE_NUMBERS = frozenset(
-    [
-        "no",
-        "nos",
-        "art",
-        "fig",
-        "figs",
-        "eq",
-        "vol",
-        "vols",
-        "ch",
-        "chap",
-        "sec",
-        "p",
-        "pp",
-        "para",
-        "nr",
-        "abb",
-        "bd",
-        "kap",
-        "s",
-        "jan",
-        "feb",
-        "mar",
-        "apr",
-        "jun",
-        "jul",
-        "aug",
-        "sept",
-        "sep",
-        "oct",
-        "nov",
-        "dec",
-        "tel",
-        "str",
-        "n",
-        "núm",
-        "pág",
-        "vgl",
-    ]
+    """
+    no nos art fig figs eq vol vols ch chap sec p pp para nr abb bd kap s jan feb mar apr jun jul aug sept sep oct nov dec tel str n núm
+    pág vgl
+    """.split()
 )
 _OTHERS = frozenset(
-    [
-        "vs",
-        "viz",
-        "cf",
-        "ca",
-        "approx",
-        "bzw",
-        "evtl",
-        "ggf",
-        "inkl",
-        "exkl",
-        "vgl",
-        "geb",
-        "gest",
-        "mio",
-        "mrd",
-        "sog",
-        "v.chr",
-        "n.chr",
-        "ph.d",
-        "c.-à-d",
-        "ee.uu",
-    ]
+    """
+    vs viz cf ca approx bzw evtl ggf inkl exkl vgl geb gest mio mrd sog v.chr n.chr ph.d c.-à-d ee.uu
+    """.split()
 )
 _MONTHS = frozenset(["januar", "februar", "märz", "april", "mai", "juni", "juli", "august", "september", "oktober", "november", "dezember", "jänner"])
 
