@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import itertools
 import logging
 import shutil
 import time
@@ -347,7 +348,7 @@ def _trainer(model: Any, settings: TrainingSettings, run: TrainingRun, prepared:
     device = model.device.type
     arguments = training_arguments(
         output_dir=str(folder),
-        num_train_epochs=settings.epochs,
+        max_steps=plan.optimizer_steps,  # transformers before 4.51 leaves the last, smaller optimizer step of each epoch out of its count
         per_device_train_batch_size=settings.micro_batch_size,
         gradient_accumulation_steps=plan.accumulation,
         learning_rate=settings.rate,
@@ -454,7 +455,7 @@ def _room_for(folder: Path, run: TrainingRun, going_on: bool) -> Iterator[None]:
     old = [entry for entry in folder.iterdir() if not _is_backup(entry)] if _holds_a_run(folder) else []
     if not old:
         (folder / "run.jsonl").unlink(missing_ok=True)
-    backup = folder / time.strftime("Backup-%Y-%m-%d-%H%M%S")
+    backup = _free_name(folder / time.strftime("Backup-%Y-%m-%d-%H%M%S"))
     if old:
         backup.mkdir()
         for entry in old:
@@ -475,6 +476,14 @@ def _room_for(folder: Path, run: TrainingRun, going_on: bool) -> Iterator[None]:
         raise
     if old and not going_on:
         shutil.rmtree(backup, ignore_errors=True)
+
+
+def _free_name(path: Path) -> Path:
+    number = itertools.count(2)
+    free = path
+    while free.exists():
+        free = path.with_name(f"{path.name}-{next(number)}")
+    return free
 
 
 def _put_back(folder: Path, backup: Path, stays: list[str] | None = None) -> None:

@@ -52,6 +52,12 @@ def test_stop_at_loss_does_not_count_the_earlier_losses():
     assert run.recent_losses(3) == [2.0] and run.graph()[-1] == {"current_steps": 4, "epoch": 1.5, "loss": 2.0, "learning_rate": None}
 
 
+def test_backups_of_the_same_second_have_names_of_their_own(host, settings, monkeypatch):
+    monkeypatch.setattr(train_utils.time, "strftime", lambda form: "Backup-2026-11-21-120000")
+    folder = [run_of(settings(epochs=0.2), host) for _ in range(4)][-1].adapter
+    assert sorted(entry.name for entry in folder.glob("Backup-*")) == [f"Backup-2026-11-21-120000{end}" for end in ("", "-2", "-3")]
+
+
 def test_an_old_bin_is_read_and_gives_way_to_safetensors(host, settings):
     first = run_of(settings(), host)
     old = weights(first.adapter)
