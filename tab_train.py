@@ -130,7 +130,7 @@ class TrainTab:
     def _model_loader(self) -> None:
         model, quantization = self.host.suggested_load()
         self.loader = gr.Accordion("Load another model", open=self._needs_model(), elem_id="tp-load")
-        with self.loader, gr.Row(equal_height=False):
+        with self.loader, gr.Row(equal_height=False, elem_classes=["tp-pair"]):
             self.model_choice = gr.Dropdown(
                 self.host.offered_models(), value=model, allow_custom_value=True, label="Model", elem_id="tp-load-model", scale=4,
                 info=self.host.loading_help, interactive=self.usable,
