@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
+from .blocks import IGNORED, Blocks, Item
+from .chat_templates import TemplateError, assistant_spans, render, template_for
 from .custom_scheduler import schedule_notices
 from .paths import natural_key
-from .settings import OPTIONS, Plan, TrainingSettings
-from .slicer import slice_text, with_bos_eos, without_small_blocks
+from .settings import OPTIONS, TEXT_ROWS, Plan, TrainingSettings
+from .slicer import Block, slice_fixed, slice_text, with_bos_eos, without_small_blocks
 
 logger = logging.getLogger(__name__)
 
-IGNORED = -100  # the label that no loss is computed on (torch.nn.CrossEntropyLoss)
 ROWS_NAMED = 5  # how many bad rows a message names before it only counts them
+LEFT_OUT = ("nothing trained", "too long")
+LEFT_OUT_KEPT = 1000  # of each reason, to be looked at
 BATCH = 1000  # rows that are tokenized at once
 
 Progress = Callable[[str, float], None]  # what is being done, and which share of it
@@ -30,20 +36,6 @@ class DataError(ValueError):
     def __init__(self, problems: list[str]):
         super().__init__("\n".join(problems))
         self.problems = problems
-
-
-@dataclass
-class Item:
-    """One block before it is put into a dataset."""
-
-    input_ids: list[int]
-    labels: list[int]
-    kind: str  # json, jsonl, text or overlapping
-    trimmed: bool = False
-
-    @property
-    def trained(self) -> int:
-        return sum(label != IGNORED for label in self.labels)
 
 
 @dataclass
@@ -80,7 +72,8 @@ class Prepared:
 
     `train` and `eval` are `datasets.Dataset`s with `input_ids` and `labels` (lists of int of equal length, `IGNORED` where no
     loss is computed; the first token of a block is never predicted, so it is never trained). `formatting` is what the texts were made with,
-    saved as training_prompt.json. `pad_id` fills up a batch.
+    saved as training_prompt.json. `pad_id` fills up a batch. `blocks` are those of `train` with where they came from;
+    `left_out` are the first that are not trained, by the reason (keys of LEFT_OUT).
     """
 
     train: Any
@@ -89,6 +82,8 @@ class Prepared:
     plan: Plan
     formatting: dict[str, Any]
     pad_id: int
+    blocks: Blocks
+    left_out: dict[str, Blocks]
 
 
 def prepare(settings: TrainingSettings, tokenizer: Any, host: Any, progress: Progress | None = None) -> Prepared:
@@ -106,21 +101,23 @@ def prepare(settings: TrainingSettings, tokenizer: Any, host: Any, progress: Pro
     progress = progress or (lambda doing, share: None)
     report = Report()
     formatting: dict[str, Any] = {}
-    items = _keep(_items(settings, tokenizer, host, False, report, formatting, progress), settings, report)
+    left_out = {reason: Blocks() for reason in LEFT_OUT}
+    blocks = _keep(_items(settings, tokenizer, host, False, report, formatting, progress), settings, report, left_out)
     evaluation, _ = settings.evaluation
-    evaluated: list[Item] = []
+    evaluated = Blocks()
     if evaluation:
         side = Report()
-        evaluated = _keep(_items(settings, tokenizer, host, True, side, formatting, progress), settings, side)
+        evaluated = _keep(_items(settings, tokenizer, host, True, side, formatting, progress), settings, side, {})
         report.eval_blocks, report.eval_left_out = len(evaluated), side.dropped_rows + side.untrained_rows
         if not evaluated:
             raise DataError([f"{_evaluation_label(settings)}: no row of “{evaluation}” is left to measure; {_why_none(side, settings)}"])
-    if not items:
+    if not blocks:
         raise DataError([f"Nothing is left to train; {_why_none(report, settings)}"])
 
-    plan = Plan.of(settings, len(items))
-    _measure(items, settings, plan, report, getattr(host, "context_length", None))
-    return Prepared(_dataset(items), _dataset(evaluated) if evaluated else None, report, plan, formatting, choose_pad_id(tokenizer))
+    plan = Plan.of(settings, len(blocks))
+    _measure(blocks, settings, plan, report, getattr(host, "context_length", None))
+    evaluation_data = evaluated.dataset() if evaluated else None
+    return Prepared(blocks.dataset(), evaluation_data, report, plan, formatting, choose_pad_id(tokenizer), blocks, left_out)
 
 
 def _evaluation_label(settings: TrainingSettings) -> str:
@@ -129,19 +126,44 @@ def _evaluation_label(settings: TrainingSettings) -> str:
 
 def _items(settings, tokenizer, host, evaluation: bool, report: Report, formatting: dict, progress: Progress) -> Iterator[Item]:
     """The blocks of the chosen training or evaluation data, tokenized and masked, before anything is left out."""
-    if settings.datasetJSONL:
-        key = "eval_datasetJSONL" if evaluation else "datasetJSONL"
-        path = _find(host, key, settings)
-        return chat_items(read_rows(path), path.name, settings, tokenizer, host.instruction_template(), formatting, progress)
-    if settings.dataset or evaluation:
-        key = "eval_dataset" if evaluation else "dataset"
-        path = _find(host, key, settings)
-        if not settings.format:
-            raise DataError(["Data Format is not chosen: a JSON Dataset needs one, such as alpaca-format."])
-        template = read_format(_find(host, "format", settings))
-        formatting["format"] = template
-        return json_items(read_rows(path), path.name, template, settings, tokenizer, progress)
+    if settings.hybrid_training and not evaluation:
+        rows = _row_items(settings, tokenizer, host, False, formatting, progress)
+        text = text_items(_find(host, "raw_text_file", settings), settings, tokenizer, report, progress)
+        return chain(_share(rows, settings.hybrid_data_ratio, settings.seed), _share(text, settings.hybrid_text_ratio, settings.seed))
+    if settings.dataset or settings.datasetJSONL or evaluation:
+        return _row_items(settings, tokenizer, host, evaluation, formatting, progress)
     return text_items(_find(host, "raw_text_file", settings), settings, tokenizer, report, progress)
+
+
+def _row_items(settings, tokenizer, host, evaluation: bool, formatting: dict, progress: Progress) -> Iterator[Item]:
+    if settings.datasetJSONL:
+        path = _find(host, "eval_datasetJSONL" if evaluation else "datasetJSONL", settings)
+        try:
+            template = formatting["chat_template"] = template_for(settings, tokenizer, host)
+        except (TemplateError, OSError, ValueError) as error:
+            raise DataError([str(error)]) from error
+        return chat_items(read_rows(path), path.name, template, settings, tokenizer, progress)
+    path = _find(host, "eval_dataset" if evaluation else "dataset", settings)
+    if not settings.format:
+        raise DataError(
+            [f"Data Format is not chosen: a JSON Dataset needs one, such as alpaca-format, or “{TEXT_ROWS}” for rows that hold a whole text."]
+        )
+    rows = map_columns(read_rows(path), settings.column_mapping, path.name)
+    if settings.format == TEXT_ROWS:
+        formatting["text_rows"] = "text"
+        return text_row_items(rows, path.name, settings, tokenizer, progress)
+    template = read_format(_find(host, "format", settings))
+    formatting["format"] = template
+    return json_items(rows, path.name, template, settings, tokenizer, progress)
+
+
+def _share(items: Iterable[Item], percent: int, seed: int) -> list[Item]:
+    """So many of 100 blocks, one drawn by chance from each of as many equal stretches of the data, so that all parts of it are there."""
+    items = list(items)
+    wanted = round(len(items) * percent / 100)
+    chance = random.Random(seed)
+    edges = [number * len(items) // wanted for number in range(wanted + 1)] if wanted else []
+    return [items[chance.randrange(first, after)] for first, after in pairwise(edges)]
 
 
 def _find(host: Any, key: str, settings: TrainingSettings) -> Path:
@@ -151,24 +173,32 @@ def _find(host: Any, key: str, settings: TrainingSettings) -> Path:
         raise DataError([f"{OPTIONS[key].label}: {error}"]) from error
 
 
-def _keep(items: Iterable[Item], settings: TrainingSettings, report: Report) -> list[Item]:
+def _keep(items: Iterable[Item], settings: TrainingSettings, report: Report, left_out: dict[str, Blocks]) -> Blocks:
     """Trim or leave out what is longer than the cutoff, leave out what has no trained token, and count both.
 
     The longest lengths are those before trimming: they tell which cutoff would hold everything.
     """
-    kept = []
-    for item in items:
+
+    def leave_out(item: Item, reason: str) -> None:
+        if reason in left_out and len(left_out[reason]) < LEFT_OUT_KEPT:
+            left_out[reason].add(item)
+
+    kept = Blocks()
+    for number, item in enumerate(items, 1):
+        item.row = item.row or number
         report.second_longest_block, report.longest_block = sorted((report.second_longest_block, report.longest_block, len(item.input_ids)))[1:]
         if len(item.input_ids) > settings.cutoff_len:
             if settings.eliminate_long_blocks:
                 report.dropped_rows += 1
+                leave_out(item, "too long")
                 continue
             report.trimmed_rows += 1
-            item = Item(item.input_ids[: settings.cutoff_len], item.labels[: settings.cutoff_len], item.kind, trimmed=True)
+            item = replace(item, input_ids=item.input_ids[: settings.cutoff_len], labels=item.labels[: settings.cutoff_len], trimmed=True)
         if not item.trained:
             report.untrained_rows += 1  # its loss would be 0 / 0
+            leave_out(item, "nothing trained")
             continue
-        kept.append(item)
+        kept.add(item)
     return kept
 
 
@@ -186,12 +216,11 @@ def _why_none(report: Report, settings: TrainingSettings) -> str:
     return "; ".join(reasons or ["the data is empty"]) + "."
 
 
-def _measure(items: list[Item], settings: TrainingSettings, plan: Plan, report: Report, model_context: int | None) -> None:
-    for item in items:
-        report.kinds[item.kind] = report.kinds.get(item.kind, 0) + 1
-    report.blocks = len(items)
-    report.total_tokens = sum(len(item.input_ids) for item in items)
-    report.trained_tokens = sum(item.trained for item in items)
+def _measure(blocks: Blocks, settings: TrainingSettings, plan: Plan, report: Report, model_context: int | None) -> None:
+    report.kinds = blocks.count()
+    report.blocks = len(blocks)
+    report.total_tokens = blocks.total_tokens
+    report.trained_tokens = blocks.trained_tokens
     report.steps_per_epoch = plan.steps_per_epoch
     report.total_steps = plan.total_steps
     report.accumulation = plan.accumulation
@@ -218,14 +247,6 @@ def _measure(items: list[Item], settings: TrainingSettings, plan: Plan, report: 
     )
 
 
-def _dataset(items: list[Item]) -> Any:
-    import datasets
-
-    columns = {"input_ids": [item.input_ids for item in items], "labels": [item.labels for item in items]}
-    integers = datasets.Sequence(datasets.Value("int32"))
-    return datasets.Dataset.from_dict(columns, features=datasets.Features(input_ids=integers, labels=integers))
-
-
 # Reading
 
 
@@ -247,11 +268,15 @@ def read_text(path: Path) -> str:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON array, or of a file with one JSON object a line; which of the two is seen from the file.
+    """The rows of a JSON array, of a file with one JSON object a line (which of the two is seen from the file), of CSV or of Parquet.
 
     Raises:
-        DataError: broken JSON (with line and column), or rows that are not objects (with their numbers).
+        DataError: broken JSON (with line and column), rows that are not objects (with their numbers), or a broken table.
     """
+    if path.suffix.lower() == ".csv":
+        return _csv(path)
+    if path.suffix.lower() == ".parquet":
+        return _parquet(path)
     text = read_text(path)
     if not text.strip():
         raise DataError([f"“{path.name}” is empty."])
@@ -263,6 +288,64 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if wrong := [number for number, row in enumerate(rows, 1) if not isinstance(row, dict)]:
         raise DataError([f'“{path.name}”: {_numbers(wrong)} must be an object with keys, like {{"instruction": …, "output": …}}.'])
     return rows
+
+
+def _csv(path: Path) -> list[dict[str, Any]]:
+    import csv
+    import io
+
+    text = read_text(path)
+    if not text.strip():
+        raise DataError([f"“{path.name}” is empty."])
+    rows = []
+    try:
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        for number, row in enumerate(reader, 1):
+            if None in row or None in row.values():
+                cells = sum(value is not None for key, value in row.items() if key is not None) + len(row.get(None, []))
+                raise DataError(
+                    [f"“{path.name}”, row {number}: it has {cells} cells, and the first line names {len(reader.fieldnames or [])} columns."]
+                )
+            rows.append(row)
+    except csv.Error as error:
+        raise DataError(
+            [f"“{path.name}” is broken CSV at line {reader.line_num}: {error}. Cells with commas, quotes or new lines stand in quotes."]
+        ) from error
+    if not rows:
+        raise DataError([f"“{path.name}” holds no rows under its first line."])
+    return rows
+
+
+def _parquet(path: Path) -> list[dict[str, Any]]:
+    import pyarrow.parquet
+
+    try:
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+    except Exception as error:  # pyarrow raises many kinds; each means that the file is no good
+        raise DataError([f"“{path.name}” cannot be read as Parquet: {str(error).splitlines()[0][:200]}."]) from error
+    if not rows:
+        raise DataError([f"“{path.name}” holds no rows."])
+    return rows
+
+
+def map_columns(rows: list[dict[str, Any]], mapping: str, file: str) -> list[dict[str, Any]]:
+    """Give columns the names that the Data Format knows: “instruction=question, output=answer”.
+
+    Raises:
+        DataError: the mapping is not of that form, or names a column that no row has.
+    """
+    if not mapping.strip():
+        return rows
+    names = {}
+    for part in mapping.split(","):
+        ours, sign, theirs = (piece.strip() for piece in part.partition("="))
+        if not (ours and sign and theirs):
+            raise DataError([f"Column mapping: “{part.strip()}” is not of the form instruction=question."])
+        names[theirs] = ours
+    known = list(dict.fromkeys(key for row in rows for key in row))
+    if missing := [name for name in names if name not in known]:
+        raise DataError([f"Column mapping: “{file}” has no column {' or '.join(missing)}; it has {', '.join(known)}."])
+    return [{names.get(key, key): value for key, value in row.items() if key in names or key not in names.values()} for row in rows]
 
 
 def _json(path: Path, text: str) -> Any:
@@ -387,12 +470,8 @@ def messages_of(row: dict[str, Any]) -> list[dict[str, str]] | None:
     return messages
 
 
-def chat_items(rows, file, settings, tokenizer, fallback: str | None, formatting: dict, progress: Progress) -> Iterator[Item]:
+def chat_items(rows, file, template: str, settings, tokenizer, progress: Progress) -> Iterator[Item]:
     """Render chats with the chat template and tokenize them; without Train on Inputs only the assistant's turns are trained."""
-    if not getattr(tokenizer, "chat_template", None) and not fallback:
-        raise DataError(["JSONL Dataset: the model's tokenizer has no chat template; choose a model with one, or a JSON Dataset with a Data Format."])
-    template = None if getattr(tokenizer, "chat_template", None) else fallback
-    formatting["chat_template"] = template or tokenizer.chat_template
     chats = [messages_of(row) for row in rows]
     if wrong := [number for number, chat in enumerate(chats, 1) if chat is None]:
         raise DataError(
@@ -402,7 +481,7 @@ def chat_items(rows, file, settings, tokenizer, fallback: str | None, formatting
     texts, spans, problems = [], [], []
     for number, chat in enumerate(chats, 1):
         try:
-            text = _render(tokenizer, chat, template)
+            text = render(tokenizer, chat, template)
             spans.append([] if settings.train_on_inputs else assistant_spans(tokenizer, chat, template, text))
             texts.append(text)
         except Exception as error:  # a template is a program of the model's maker: it may raise anything
@@ -415,13 +494,10 @@ def chat_items(rows, file, settings, tokenizer, fallback: str | None, formatting
     for number, (ids, starts, text) in enumerate(_tokenized(texts, tokenizer, masked, f"Tokenizing {file}", progress)):
         mask = [True] * len(ids)
         if masked:
+            spans[number] = [(_token_begin(starts, text, begin), end) for begin, end in spans[number]]
             mask = [any(begin <= start < end for begin, end in spans[number]) for start in starts]
             _end_with_turn(mask, ids, starts, text, spans[number], special)
         yield _item(ids, mask, [], [], "jsonl")
-
-
-def _render(tokenizer: Any, chat: list[dict], template: str | None, *, prompt: bool = False) -> str:
-    return tokenizer.apply_chat_template(chat, chat_template=template, tokenize=False, add_generation_prompt=prompt)
 
 
 def _template_fault(error: Exception) -> str:
@@ -429,27 +505,10 @@ def _template_fault(error: Exception) -> str:
     return f"the chat template refuses it: {said[0] if said else type(error).__name__}. Change the row's roles or their order."
 
 
-def assistant_spans(tokenizer: Any, chat: list[dict], template: str | None, text: str) -> list[tuple[int, int]]:
-    """(start, end) in `text` of what the assistant says in each of its turns, up to the end of the turn.
-
-    A turn is what the template adds when it is given one message more. That holds only where the chat so far is a prefix of
-    the whole chat, which is checked for each turn.
-
-    Raises:
-        ValueError: the template writes earlier turns differently once later ones follow.
-    """
-    spans = []
-    for number, message in enumerate(chat):
-        if message["role"] != "assistant":
-            continue
-        before = _render(tokenizer, chat[:number], template, prompt=True) if number else ""
-        upto = text if number == len(chat) - 1 else _render(tokenizer, chat[: number + 1], template)
-        if not (text.startswith(upto) and upto.startswith(before)):
-            raise ValueError(
-                "it writes earlier turns differently once later ones follow, so the assistant's turns cannot be told apart; tick Train on Inputs"
-            )
-        spans.append((len(before), len(upto)))
-    return spans
+def _token_begin(starts: list[int], text: str, begin: int) -> int:
+    """Where the token starts that holds the span's first character: one that begins with the space before a word is learned whole."""
+    place = bisect_right(starts, begin) - 1
+    return starts[place] if place >= 0 and text[starts[place] : begin].isspace() else begin
 
 
 def _end_with_turn(mask: list[bool], ids: list[int], starts: list[int], text: str, spans: list[tuple[int, int]], special: set[int]) -> None:
@@ -473,21 +532,46 @@ def text_items(path: Path, settings: TrainingSettings, tokenizer: Any, report: R
         raise DataError([f"Text file: the folder “{path.name}” holds no .txt files."])
     for number, file in enumerate(files):
         progress(f"Slicing {file.name}", number / len(files))
-        blocks = slice_text(
-            read_text(file),
-            tokenizer,
-            cutoff_len=settings.cutoff_len,
-            overlap=settings.precize_slicing_overlap,
-            sliding_window=settings.sliding_window,
-            hard_cut_string=settings.hard_cut_string,
-            add_bos=settings.add_bos_token,
-            add_eos=settings.add_eos_token,
-            eos_on_hard_cut_only=settings.add_eos_token_type == "Hard Cut Blocks Only",
-        )
+        blocks = _sliced(read_text(file), settings, tokenizer)
         large = without_small_blocks(blocks, settings.min_chars)
         report.small_blocks += len(blocks) - len(large)
         for block in large:
-            yield _item(block.input_ids, [True] * len(block.input_ids), [], [], "overlapping" if block.overlapping else "text")
+            item = _item(block.input_ids, [True] * len(block.input_ids), [], [], "overlapping" if block.overlapping else "text")
+            item.start, item.end = block.start, block.end
+            yield item
+
+
+def _sliced(text: str, settings: TrainingSettings, tokenizer: Any, **changes: Any) -> list[Block]:
+    """The blocks of a text, by the older fixed-length slicing where that is chosen."""
+    common = {
+        "cutoff_len": settings.cutoff_len,
+        "hard_cut_string": settings.hard_cut_string,
+        "add_bos": settings.add_bos_token,
+        "add_eos": settings.add_eos_token,
+        "eos_on_hard_cut_only": settings.add_eos_token_type == "Hard Cut Blocks Only",
+        **changes,
+    }
+    try:
+        if settings.overlap_len > 0 and not settings.precize_slicing_overlap and not settings.sliding_window:
+            return slice_fixed(text, tokenizer, overlap_len=settings.overlap_len, newline_favor_len=settings.newline_favor_len, **common)
+        return slice_text(text, tokenizer, overlap=settings.precize_slicing_overlap, sliding_window=settings.sliding_window, **common)
+    except ValueError as error:
+        raise DataError([str(error)]) from error
+
+
+def text_row_items(rows: list[dict], file: str, settings: TrainingSettings, tokenizer: Any, progress: Progress) -> Iterator[Item]:
+    """Rows that hold a whole text under “text”: each is a unit of its own, cut into blocks where it is longer than the cutoff."""
+    if wrong := [number for number, row in enumerate(rows, 1) if not isinstance(row.get("text"), str) or not row["text"].strip()]:
+        raise DataError(
+            [f"“{file}”: {_numbers(wrong)} have no text under “text”. Mend the rows, or say in Column mapping which column it is (text=…)."]
+        )
+    for number, row in enumerate(rows, 1):
+        if number % BATCH == 1:
+            progress(f"Slicing {file}", number / len(rows))
+        for block in _sliced(row["text"], settings, tokenizer, hard_cut_string=""):
+            item = _item(block.input_ids, [True] * len(block.input_ids), [], [], "overlapping" if block.overlapping else "text")
+            item.row, item.start, item.end = number, block.start, block.end
+            yield item
 
 
 # Tokens

@@ -27,7 +27,8 @@ NO_MODEL = "None"  # as text-generation-webui writes it
 QUANTIZATIONS = ("none", "4bit", "8bit")
 
 # Endings of each kind of data file, in the order in which a name is looked up.
-ENDINGS = {"json": [".json"], "jsonl": [".jsonl", ".json"], "text": [".txt"], "format": [".json"]}
+ENDINGS = {"json": [".json", ".csv", ".parquet"], "jsonl": [".jsonl", ".json", ".parquet"], "text": [".txt"], "format": [".json"],
+           "template": [".jinja", ".jinja2", ".yaml", ".yml"]}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -271,8 +272,9 @@ class Host:
                 return path
         if kind == "text" and (path := path_in(folder, name)).is_dir():
             return path
-        wanted = " or ".join(f"“{name}{ending}”" for ending in ENDINGS[kind])
-        raise FileNotFoundError(f"{wanted} is not in the folder {folder.name}; it may have been moved or renamed. Refresh the list and choose again.")
+        raise FileNotFoundError(
+            f"“{name}{ENDINGS[kind][0]}” is not in the folder {folder.name}; it may have been moved or renamed. Refresh the list and choose again."
+        )
 
     def data_file_problem(self, kind: str, name: str) -> str | None:
         try:
@@ -282,7 +284,12 @@ class Host:
         return None
 
     def _folder_of(self, kind: str) -> Path:
-        return self.formats_dir if kind == "format" else self.datasets_dir
+        return {"format": self.formats_dir, "template": self.templates_dir}.get(kind, self.datasets_dir)
+
+    @property
+    def templates_dir(self) -> Path:
+        """The instruction templates, as the web UI keeps them."""
+        return self.user_data / "instruction-templates"
 
     @property
     def evaluations_file(self) -> Path:

@@ -51,11 +51,18 @@ def path_in(folder: Path, name: str, ending: str = "") -> Path:
 
 def write_whole(path: Path, text: str) -> None:
     """Write `text` to `path` so that a reader, or the next start after a power cut, finds the old file or the new one."""
+    with whole_file(path) as file:
+        file.write(text.encode("utf-8"))
+
+
+@contextlib.contextmanager
+def whole_file(path: Path):
+    """Yield a binary file to write; it takes the place of `path` only when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -17,11 +17,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from .chat_templates import HOSTS, SHIPPED
 from .custom_scheduler import SCHEDULERS
 from .paths import name_problem, write_json
 
 logger = logging.getLogger(__name__)
 
+TEXT_ROWS = "text rows"  # the Data Format of rows that hold a whole text under “text”
 NOT_CHOSEN = "None"  # how a dropdown without a choice is written in saved files, ours and the older ones
 
 SECTIONS = {
@@ -391,27 +393,27 @@ class TrainingSettings(BaseModel):
         0,
         "Overlap Length",
         "The older fixed-length slicing: tokens that neighbouring blocks share. Used when above 0 and both boxes above are off.",
-        section="text", widget="slider", low=0, high=512, step=16, whole=True, works=False,
+        section="text", widget="slider", low=0, high=512, step=16, whole=True,
     )  # fmt: skip
     newline_favor_len: int = option(
         0,
         "Prefer Newline Cut Length",
         "The older fixed-length slicing: how far a cut may move to fall on a new line, in characters.",
-        section="text", widget="slider", low=0, high=512, step=16, whole=True, works=False,
+        section="text", widget="slider", low=0, high=512, step=16, whole=True,
     )  # fmt: skip
     hybrid_training: bool = option(
         False,
         "Hybrid Training",
         "Trains on the text file and on the JSON or JSONL dataset together.",
-        section="hybrid", widget="checkbox", works=False,
+        section="hybrid", widget="checkbox",
     )  # fmt: skip
     hybrid_data_ratio: int = option(
         100, "Percentage of Dataset used", "Share of the rows that is trained.",
-        section="hybrid", widget="slider", low=0, high=100, step=1, whole=True, works=False,
+        section="hybrid", widget="slider", low=0, high=100, step=1, whole=True,
     )  # fmt: skip
     hybrid_text_ratio: int = option(
         100, "Percentage of Text file used", "Share of the text blocks that is trained.",
-        section="hybrid", widget="slider", low=0, high=100, step=1, whole=True, works=False,
+        section="hybrid", widget="slider", low=0, high=100, step=1, whole=True,
     )  # fmt: skip
 
     # G. Final configuration
@@ -474,12 +476,14 @@ class TrainingSettings(BaseModel):
         section="advanced", widget="dropdown", choices=["auto", "sdpa", "flash_attention_2", "eager"], works=False,
     )  # fmt: skip
     instruction_template: str | None = option(
-        None, "Instruction template", "Chat template for JSONL: the model's own, or one of these instead.",
-        section="jsonl", widget="dropdown", choices=[NOT_CHOSEN, "host", "chatml", "zephyr", "llama-3", "alpaca", "vicuna"], works=False,
+        None,
+        "Instruction template",
+        "Chat template that writes the chats. None is the model's own, which fits it best; host is the one that the web UI uses.",
+        section="jsonl", widget="dropdown", files="template",
     )  # fmt: skip
     column_mapping: str = option(
         "", "Column mapping", "Which column is which: text=…, instruction=…, input=…, output=…, system=…, messages=….",
-        section="json", widget="text", works=False,
+        section="json", widget="text",
     )  # fmt: skip
 
     @field_validator("report_to", "dataset", "eval_dataset", "format", "datasetJSONL", "eval_datasetJSONL", "raw_text_file",
@@ -655,20 +659,27 @@ class TrainingSettings(BaseModel):
         chosen = [(OPTIONS[key].label, getattr(self, key)) for key in ("dataset", "datasetJSONL", "raw_text_file") if getattr(self, key)]
         if not chosen:
             yield "No data is chosen: pick a Dataset, a JSONL Dataset or a Text file."
-        if len(chosen) > 1:
-            listed = " and ".join(f"{label} “{name}”" for label, name in chosen)
-            yield f"{listed} are chosen at once; keep one and set the others to None."
+        listed = " and ".join(f"{label} “{name}”" for label, name in chosen)
+        rows = [key for key in ("dataset", "datasetJSONL") if getattr(self, key)]
+        if self.hybrid_training and (len(rows) != 1 or not self.raw_text_file):
+            yield f"Hybrid Training needs a Text file and one of Dataset and JSONL Dataset; chosen {'are' if len(chosen) > 1 else 'is'} {listed or 'neither'}."
+        elif len(chosen) > 1 and not self.hybrid_training:
+            yield f"{listed} are chosen at once; keep one and set the others to None, or tick Hybrid Training for a text and a dataset together."
         if self.dataset and not self.format:
-            yield "Data Format is not chosen: a JSON Dataset needs one, such as alpaca-format."
-        for key in ("dataset", "eval_dataset", "format", "datasetJSONL", "eval_datasetJSONL", "raw_text_file"):
+            yield f"Data Format is not chosen: a JSON Dataset needs one, such as alpaca-format, or “{TEXT_ROWS}” for rows that hold a whole text."
+        for key in ("dataset", "eval_dataset", "format", "datasetJSONL", "eval_datasetJSONL", "instruction_template", "raw_text_file"):
             name = getattr(self, key)
-            if name and not self._unused_evaluation(key):
+            if name and not self._unused_evaluation(key) and name not in BUILT_IN.get(key, ()):
                 kind = OPTIONS[key]
                 if said := host.data_file_problem(kind.files, name):
                     yield f"{kind.label}: {said}"
 
     def _unused_evaluation(self, key: str) -> bool:
         return (key == "eval_dataset" and self.datasetJSONL is not None) or (key == "eval_datasetJSONL" and self.datasetJSONL is None)
+
+
+# Choices of a dropdown of files that are no files.
+BUILT_IN = {"format": [TEXT_ROWS], "instruction_template": [HOSTS, *SHIPPED]}
 
 
 class SettingsError(ValueError):
@@ -719,14 +730,15 @@ def _chats_as_jsonl(values: dict[str, Any], notices: list[str]) -> None:
     """Its JSON datasets are chats, formatted by a chat template: the model's own, or one of the web UI's by its name."""
     template = values.pop("format", None)
     if _is_chosen(template) and template != "Chat Template":
-        notices.append(f"The instruction template “{template}” cannot be chosen here yet; the model's own takes its place.")
+        values["instruction_template"] = template
     for theirs, ours in (("dataset", "datasetJSONL"), ("eval_dataset", "eval_datasetJSONL"), ("eval_steps", "eval_stepsJSONL")):
         if theirs in values:
             values[ours] = values.pop(theirs)
     values.setdefault("train_on_inputs", False)  # it trains the answers alone
+    stride = values.pop("stride_length", 0)
     if _is_chosen(text := values.pop("text_dataset", None)):
-        notices.append(f"The text dataset “{text}” (rows of “text”) cannot be read here yet; choose the data anew.")
-    values.pop("stride_length", None)
+        values.update(dataset=text, format=TEXT_ROWS, train_on_inputs=True, datasetJSONL=None)
+        values.setdefault("precize_slicing_overlap", bool(stride))
 
 
 def _is_chosen(value: Any) -> bool:

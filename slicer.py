@@ -73,6 +73,65 @@ def slice_text(
     return without_small_blocks(blocks, min_chars)
 
 
+def slice_fixed(
+    text: str,
+    tokenizer: Any,
+    *,
+    cutoff_len: int,
+    overlap_len: int,
+    newline_favor_len: int = 0,
+    hard_cut_string: str = "\\n\\n\\n",
+    add_bos: bool = True,
+    add_eos: bool = True,
+    eos_on_hard_cut_only: bool = False,
+) -> list[Block]:
+    """The older slicing of the web UI's own tab: blocks of a fixed number of tokens, whatever stands there.
+
+    Args:
+        overlap_len: tokens that a block shares with the one before.
+        newline_favor_len: a block's ends move inwards by up to this many characters to fall on a line's end.
+        The others are those of `slice_text`.
+
+    Returns:
+        The blocks in the order of the text; `start` and `end` are characters of the folded text.
+
+    Raises:
+        ValueError: the overlap leaves no room for anything new in a block.
+    """
+    text = fold_newlines(text)
+    bos = [tokenizer.bos_token_id] if add_bos and tokenizer.bos_token_id is not None else []
+    eos = [tokenizer.eos_token_id] if add_eos and tokenizer.eos_token_id is not None else []
+    room = cutoff_len - len(bos) - len(eos)
+    if overlap_len >= room:
+        raise ValueError(f"Overlap Length ({overlap_len}) must be smaller than the cutoff ({cutoff_len} tokens, {room} of them for text).")
+    blocks = []
+    for unit_start, unit_end in units(text, hard_cut_string):
+        unit = _Unit(text, unit_start, unit_end, tokenizer, cutoff_len, bos, eos, eos_on_hard_cut_only)
+        starts = [*unit.token_starts, unit_end]
+        for first in range(0, len(starts) - 1, room - overlap_len):
+            after = min(first + room, len(starts) - 1)
+            span = _at_newlines(text, starts[first], starts[after], newline_favor_len, first > 0, after < len(starts) - 1)
+            while span and not unit.fits(*span):  # cut out of its surroundings, a text may take a token more
+                span = _stripped(text, span[0], span[1] - 1)
+            if span:
+                blocks.append(unit.span_block(*span))
+            if after == len(starts) - 1:
+                break
+    return blocks
+
+
+def _at_newlines(text: str, start: int, end: int, favor: int, move_start: bool, move_end: bool) -> tuple[int, int] | None:
+    """The span with its ends moved inwards to a line's end, where one is within `favor` characters."""
+    if favor > 0:
+        newline = text.find("\n", start, min(end, start + favor))
+        if move_start and newline >= 0:
+            start = newline + 1
+        newline = text.rfind("\n", max(start, end - favor), end)
+        if move_end and newline >= 0:
+            end = newline
+    return _stripped(text, start, end)
+
+
 def without_small_blocks(blocks: list[Block], min_chars: int) -> list[Block]:
     return [block for block in blocks if len(block.text) > min_chars] if min_chars > 0 else blocks
 
@@ -138,6 +197,12 @@ class _Unit:
         while after < len(self.sentences) and self._room(begin, self.sentences[after][1]):
             after += 1
         return after
+
+    def fits(self, start: int, end: int) -> bool:
+        return self._room(start, end)
+
+    def span_block(self, start: int, end: int) -> Block:
+        return Block(self.text[start:end], self._ids(start, end), False, start, end)
 
     def _half_way(self, first: int, after: int) -> int:
         """The sentence whose start is nearest to the middle of a block, in tokens."""

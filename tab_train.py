@@ -11,11 +11,12 @@ from typing import Any
 
 import gradio as gr
 
-from . import training_run, views
+from . import token_view, training_run, views
 from .host import QUANTIZATIONS, Host, ModelError
 from .matplotgraph import chart_svg
 from .paths import path_in
-from .settings import NOT_CHOSEN, OPTIONS, SECTIONS, Option, SettingsError, TrainingSettings, optimizers
+from .settings import BUILT_IN, NOT_CHOSEN, OPTIONS, SECTIONS, Option, SettingsError, TrainingSettings, optimizers
+from .tab_tools import ToolsTab
 from .training_run import Busy, TrainingRun
 from .try_it import AS_CHAT, AS_TEXT, AS_TRAINED, CannotAnswer, answers
 from .versions import hidden_from_api
@@ -32,6 +33,7 @@ class TrainTab:
         self.host = host
         self.widgets: dict[str, Any] = {}  # option key → component
         self.note: tuple[Any, str] = (None, "")  # what there is to say about the model that was loaded last, or was not, here
+        self.verified: Any = None  # what the last Verify prepared
         self.loading = False  # meanwhile the line on top belongs to the loading, on every page
         self._build()
         self._wire()
@@ -55,9 +57,10 @@ class TrainTab:
             with gr.Column(scale=6, min_width=420):
                 self._heading("F. Dataset")
                 with gr.Tabs(elem_id="tp-data"):
-                    for section in ("json", "jsonl", "text"):
+                    for section in ("json", "jsonl", "text", "hybrid"):
                         with gr.Tab(SECTIONS[section], elem_id=f"tp-tab-{section}"):
                             self._options(section)
+                    self.tools = ToolsTab(self)
                 self.refresh = gr.Button("Refresh the lists of files", size="sm", elem_id="tp-refresh", interactive=self.usable)
                 self._section("final")
                 with gr.Row():
@@ -69,6 +72,7 @@ class TrainTab:
                 self.status = gr.HTML(views.notice("Connecting to the trainer …", "tp-idle tp-connecting"), elem_id="tp-status")
                 self.chart = gr.HTML(chart_svg([]), elem_id="tp-chart")
                 self.report = gr.HTML("", elem_id="tp-report")
+                self._token_view()
                 self._try_it()
 
     @property
@@ -114,7 +118,7 @@ class TrainTab:
         return gr.Dropdown(kind.offered(), value=kind.default, **common)
 
     def _files(self, kind: Option) -> list[str]:
-        return [NOT_CHOSEN, *self.host.data_files(kind.files)]
+        return [NOT_CHOSEN, *BUILT_IN.get(kind.key, []), *self.host.data_files(kind.files)]
 
     def _copy(self) -> None:
         with gr.Row(elem_classes=["tp-pair"]):
@@ -143,6 +147,17 @@ class TrainTab:
 
     def _needs_model(self) -> bool:
         return self.host.model_problem() is not None
+
+    def _token_view(self) -> None:
+        self.tokens_box = gr.Column(visible=False, elem_id="tp-tokens")
+        with self.tokens_box:
+            self._heading("Token view")
+            with gr.Row(elem_classes=["tp-pair"]):
+                self.which = gr.Dropdown(token_view.CHOICES, value=token_view.ALL, label="Show", elem_id="tp-tokens-which", scale=3, min_width=180)
+                self.block = gr.Number(value=1, minimum=1, precision=0, label="Block", elem_id="tp-tokens-block", scale=1, min_width=90)
+                self.previous = gr.Button("◀ Previous", size="sm", elem_id="tp-tokens-previous", scale=1, min_width=90)
+                self.next = gr.Button("Next ▶", size="sm", elem_id="tp-tokens-next", scale=1, min_width=90)
+            self.tokens = gr.HTML("", elem_id="tp-tokens-shown")
 
     def _try_it(self) -> None:
         with gr.Accordion("Try it", open=False, elem_id="tp-try"):
@@ -187,7 +202,13 @@ class TrainTab:
         quiet = {"show_progress": "hidden", **hidden_from_api(self.start.click)}
         running = [self.status, self.chart, self.report, self.start, self.interrupt, self.checkpoint]
         self.start.click(self.on_start, fields, running, **quiet)
-        self.verify.click(self.on_verify, fields, [self.report], show_progress="minimal", **hidden_from_api(self.verify.click))
+        seen = [self.block, self.tokens]
+        verified = [self.report, self.tokens_box, self.which, *seen]
+        self.verify.click(self.on_verify, fields, verified, show_progress="minimal", **hidden_from_api(self.verify.click))
+        self.which.input(self.on_first_block, [self.which], seen, **quiet)
+        self.block.submit(self.on_block, [self.which, self.block], seen, **quiet)
+        self.previous.click(self.on_previous, [self.which, self.block], seen, **quiet)
+        self.next.click(self.on_next, [self.which, self.block], seen, **quiet)
         self.interrupt.click(self.on_interrupt, None, [self.status], **quiet)
         self.checkpoint.click(self.on_checkpoint, None, [self.status], **quiet)
         for key in ("stop_at_loss", "stop_at_epoch"):
@@ -196,8 +217,9 @@ class TrainTab:
         self.sort_by_time.change(self.on_sort, [self.sort_by_time], [self.copy_from], **quiet)
         limits = [self.widgets["lora_rank"], self.widgets["lora_alpha"]]
         self.widgets["higher_rank_limit"].change(self.on_higher_ranks, [self.widgets["higher_rank_limit"]], limits, **quiet)
-        lists = [self.widgets[kind.key] for kind in OPTIONS.values() if kind.files and kind.works]
-        self.refresh.click(self.on_refresh, [self.sort_by_time], [*lists, self.adapter, self.copy_from], **quiet)
+        lists = list(self.all_lists())
+        self.refresh.click(self.on_refresh, [self.sort_by_time], [*lists, self.copy_from], **quiet)
+        self.tools.wire(fields, lists)
         self.answer.click(
             self.on_answer,
             [self.prompt, self.adapter, self.style, self.new_tokens, self.temperature],
@@ -242,18 +264,39 @@ class TrainTab:
             return {self.report: views.notice(str(error)), **self._look(run)}
         return {self.report: "", **self._look(run)}
 
-    def on_verify(self, values: dict[Any, Any]) -> str:
+    def on_verify(self, values: dict[Any, Any]) -> dict[Any, Any]:
         from . import train_utils
         from .dataset_tools import DataError, prepare
 
         settings, found = self.settings_of(values)
         found += train_utils.check_data(settings, self.host)
-        if found:
-            return views.problems(found, "Not verified")
-        try:
-            return views.report(prepare(settings, self.host.tokenizer, self.host).report, settings)
-        except DataError as error:
-            return views.problems(error.problems, "Not verified")
+        if not found:
+            try:
+                self.verified = prepare(settings, self.host.tokenizer, self.host)
+                return {self.report: views.report(self.verified.report, settings), self.tokens_box: gr.update(visible=True), **self.on_first_block()}
+            except DataError as error:
+                found = error.problems
+        return {self.report: views.problems(found, "Not verified"), self.tokens_box: gr.update(visible=False)}
+
+    def on_first_block(self, which: str | None = None) -> dict[Any, Any]:
+        return {**self.on_block(which or token_view.ALL, 1), **({} if which else {self.which: token_view.ALL})}
+
+    def on_previous(self, which: str, number: int | None) -> dict[Any, Any]:
+        return self.on_block(which, (number or 1) - 1)
+
+    def on_next(self, which: str, number: int | None) -> dict[Any, Any]:
+        return self.on_block(which, (number or 0) + 1)
+
+    def on_block(self, which: str, number: int | None) -> dict[Any, Any]:
+        """Show a block of the data that was verified last; a number beyond the ends is the nearest there is."""
+        if self.verified is None or self.host.tokenizer is None:
+            return {self.tokens: views.notice("Verify the data first."), self.block: 1}
+        blocks, numbers = token_view.chosen(self.verified, which)
+        if not numbers:
+            return {self.tokens: views.no_block(which), self.block: 1}
+        place = min(max(1, int(number or 1)), len(numbers))
+        item = blocks[numbers[place - 1]]
+        return {self.tokens: views.token_view(item, token_view.tokens(item, self.host.tokenizer), place, len(numbers), which), self.block: place}
 
     def on_interrupt(self) -> str:
         run = training_run.current()
@@ -301,7 +344,7 @@ class TrainTab:
         return gr.update(choices=[NOT_CHOSEN, *self.host.adapters(newest_first)])
 
     def on_refresh(self, newest_first: bool) -> dict[Any, Any]:
-        return {**self._lists(), self.copy_from: self.on_sort(newest_first)}
+        return {**self.all_lists(), self.copy_from: self.on_sort(newest_first)}
 
     def on_answer(self, prompt: str, adapter: str, style: str, new_tokens: int, temperature: float) -> dict[Any, Any]:
         try:
@@ -385,6 +428,10 @@ class TrainTab:
             self.interrupt: gr.update(interactive=self.usable and active),
             self.checkpoint: gr.update(interactive=self.usable and active),
         }
+
+    def all_lists(self) -> dict[Any, Any]:
+        """Fresh choices for every list of files, here and in the tools."""
+        return {**self._lists(), **self.tools.lists()}
 
     def _lists(self) -> dict[Any, Any]:
         lists = {self.widgets[kind.key]: gr.update(choices=self._files(kind)) for kind in OPTIONS.values() if kind.files and kind.works}

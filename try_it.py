@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .chat_templates import TemplateError, render, template_for
 from .dataset_tools import DataError, bos_eos, by_key_set, choose_pad_id, read_format
 from .host import Host
 from .paths import path_in
@@ -124,19 +125,17 @@ def prompt_text(host: Host, prompt: str, folder: Path | None, style: str) -> tup
     Raises:
         CannotAnswer: there is no chat template, or the format has no entry that can hold a prompt.
     """
+    entries = template = None
     if style == AS_TRAINED:
-        style, entries = _style_of(folder)
-    else:
-        entries = None
+        style, entries, template = _style_of(folder)
     if style == AS_TEXT:
         return prompt, False
     if style == AS_CHAT:
-        own = getattr(host.tokenizer, "chat_template", None)
-        template = None if own else host.instruction_template()
-        if not own and not template:
-            raise CannotAnswer("Prompt as: the model's tokenizer has no chat template; choose Plain text or a data format.")
-        chat = [{"role": "user", "content": prompt}]
-        return host.tokenizer.apply_chat_template(chat, chat_template=template, tokenize=False, add_generation_prompt=True), True
+        try:
+            template = template or template_for(TrainingSettings(), host.tokenizer, host)
+        except TemplateError as error:
+            raise CannotAnswer("Prompt as: the model's tokenizer has no chat template; choose Plain text or a data format.") from error
+        return render(host.tokenizer, [{"role": "user", "content": prompt}], template, prompt=True), True
     try:
         return _fill(entries or read_format(host.data_file("format", style)), prompt, style), False
     except (DataError, ValueError, OSError) as error:
@@ -153,16 +152,19 @@ def _fill(entries: dict[str, str], prompt: str, style: str) -> str:
     raise CannotAnswer(f"Prompt as: “{style}” has no entry with one question and one answer, such as “instruction,output”; choose Plain text.")
 
 
-def _style_of(folder: Path | None) -> tuple[str, dict[str, str] | None]:
-    """How the adapter's own data was written, from the files that its run left."""
+def _style_of(folder: Path | None) -> tuple[str, dict[str, str] | None, str | None]:
+    """How the adapter's own data was written (style, format, chat template), from the files that its run left."""
     if folder is None:
-        return AS_CHAT, None
+        return AS_CHAT, None, None
     if folder.name.startswith("checkpoint-"):
         folder = folder.parent
     try:
         formatting = json.loads((folder / "training_prompt.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return AS_CHAT, None
-    if isinstance(formatting, dict) and isinstance(formatting.get("format"), dict):
-        return "its own format", formatting["format"]
-    return (AS_CHAT if isinstance(formatting, dict) and "chat_template" in formatting else AS_TEXT), None
+        return AS_CHAT, None, None
+    if not isinstance(formatting, dict):
+        return AS_TEXT, None, None
+    if isinstance(formatting.get("format"), dict):
+        return "its own format", formatting["format"], None
+    template = formatting.get("chat_template")
+    return (AS_CHAT, None, template) if isinstance(template, str) else (AS_TEXT, None, None)

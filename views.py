@@ -8,9 +8,11 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
+from .blocks import Item
 from .dataset_tools import Report
 from .host import Host
 from .settings import NOT_CHOSEN, OPTIONS, SECTIONS
+from .token_view import Token
 from .training_run import DONE, FAILED, INTERRUPTED, PREPARING, SAVING, TRAINING, TrainingRun
 
 STATUS_WORDS = {PREPARING: "Preparing", TRAINING: "Training", SAVING: "Saving", DONE: "Done", INTERRUPTED: "Interrupted", FAILED: "Failed"}
@@ -95,6 +97,7 @@ def copied(name: str, said: list[str]) -> str:
     return f'<div class="tp-status tp-idle">{escape(head)}{_list(said, "tp-notices")}</div>'
 
 
+KIND_NAMES_ONE = {"json": "JSON row", "jsonl": "chat", "text": "text block", "overlapping": "overlapping text block"}
 KIND_NAMES = {"json": "JSON rows", "jsonl": "chats", "text": "text blocks", "overlapping": "overlapping text blocks"}
 
 
@@ -124,6 +127,34 @@ def report(found: Report, settings: Any) -> str:
     body = "".join(f"<tr><th>{label}</th><td>{value}</td><td>{escape(more)}</td></tr>" for label, value, more in rows)
     warnings = [f"{count:,} rows {why}." for count, why in left_out if count] + found.notices
     return f'<div class="tp-status tp-ok"><div class="tp-head"><i class="tp-dot"></i><b>Verified: this is what Start will train</b></div><table class="tp-report">{body}</table>{_list(warnings, "tp-notices")}</div>'
+
+
+def token_view(item: Item, found: list[Token], number: int, count: int, which: str) -> str:
+    """One block, each token coloured: learned, masked, special. The id and the place show where the mouse is."""
+    trained = sum(token.trained for token in found)
+    where = {"json": "row", "jsonl": "row"}.get(item.kind)
+    place = f"{where} {item.row:,}" if where else f"characters {item.start:,} to {item.end:,}"
+    facts = [f"{number:,} of {count:,}", KIND_NAMES_ONE[item.kind], place, f"{len(found):,} tokens, {trained:,} trained"]
+    if item.trimmed:
+        facts.append("trimmed at the cutoff")
+    if which.startswith("Left out"):
+        facts.append("not trained")
+    shown = "".join(_token(place_, token) for place_, token in enumerate(found))
+    legend = "".join(
+        f'<span class="tp-t {kind}">{word}</span>' for kind, word in (("tp-learned", "trained"), ("tp-masked", "masked"), ("tp-special", "special"))
+    )
+    return f'<div class="tp-tokens"><div class="tp-head">{"".join(f"<span>{escape(fact)}</span>" for fact in facts)}</div><div class="tp-block">{shown}</div><div class="tp-keys">{legend}</div></div>'
+
+
+def _token(place: int, token: Token) -> str:
+    state = "trained" if token.trained else "masked"
+    kind = ("tp-learned" if token.trained else "tp-masked") + (" tp-special" if token.special else "")
+    text = escape(token.text).replace("\n", "⏎\n") if token.text else "·"
+    return f'<span class="tp-t {kind}" title="id {token.id} · position {place} · {state}{" · special" if token.special else ""}">{text}</span>'
+
+
+def no_block(which: str) -> str:
+    return f'<div class="tp-tokens"><div class="tp-head"><span>No block here: {escape(which)}.</span></div></div>'
 
 
 # docs/controls.md

@@ -61,18 +61,37 @@ def status(page):
 def wait_for_status(page, word, seconds=400, name=None):
     """Wait for the status of the run, of this name where one is given (a page may still show the run before)."""
     page.wait_for_function(
-        """([word, name]) => document.querySelector('#tp-status .tp-head b')?.innerText === word
-        && (!name || document.querySelector('#tp-status .tp-head span').innerText === `“${name}”`)""",
-        arg=[word, name], timeout=seconds * 1000,
-    )  # fmt: skip
+        """([word, name]) => {
+            const head = document.querySelector('#tp-status .tp-head b')?.innerText || '';
+            const found = head === word && (!name || document.querySelector('#tp-status .tp-head span').innerText === `“${name}”`);
+            return found || head.startsWith('Not started');
+        }""",
+        arg=[word, name],
+        timeout=seconds * 1000,
+    )
+    assert "Not started" not in status(page), status(page)
 
 
 def wait_for_text(page, selector, text, seconds=30):
     page.locator(selector, has_text=text).first.wait_for(timeout=seconds * 1000)
 
 
+DATA = {"dataset": "JSON Dataset", "datasetJSONL": "JSONL Dataset", "raw_text_file": "Text file"}
+
+
+def choose_data(page, key, value):
+    """Choose the data in its tab, and nothing in the others, which may hold what an earlier run trained on."""
+    for other, tab in DATA.items():
+        if other != key:
+            page.locator("#tp-data button[role=tab]", has_text=tab).click()  # Gradio 6 draws a tab when it is seen first
+            if page.locator(f"#tp-{other} input").first.input_value() not in ("None", ""):
+                choose(page, other, "None")
+    page.locator("#tp-data button[role=tab]", has_text=DATA[key]).click()
+    choose(page, key, value)
+
+
 def fill_in(page, name, dataset="sample-alpaca"):
     """The least that a run needs."""
     write(page, "lora_name", name)
-    choose(page, "dataset", dataset)
+    choose_data(page, "dataset", dataset)
     choose(page, "format", "alpaca-format")

@@ -8,7 +8,7 @@ import time
 
 import pytest
 from homes import NO_WEBUI, WEBUI_PYTHON, Standalone, Webui
-from pages import BROWSER, NO_BROWSER, choose, fill_in, picture, reload, status, wait_for_status, wait_for_text, write
+from pages import BROWSER, NO_BROWSER, choose, choose_data, fill_in, picture, reload, status, wait_for_status, wait_for_text, write
 from tiny import mean_loss
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(BROWSER is None, reason=NO_BROWSER)]
@@ -112,6 +112,125 @@ def test_verify_shows_the_numbers_of_the_run(home, open_page):
     report = page.locator("#tp-report").inner_text()
     assert "1,200 JSON rows" in report and "300 per epoch" in report and "900" in report
     picture(page, f"verified-{home.name}")
+
+
+def test_every_token_is_seen_before_it_is_trained(home, open_page):
+    page = open_page(home)
+    assert not page.locator("#tp-tokens").is_visible()
+    choose_data(page, "datasetJSONL", "sample-chat")
+    page.locator("#tp-advanced button").first.click()
+    page.locator("#tp-train_on_inputs input").uncheck()
+    page.click("#tp-verify")
+    wait_for_text(page, "#tp-tokens-shown", "1 of 932")
+    learned, masked = (page.locator(f"#tp-tokens-shown .tp-block .tp-{kind}") for kind in ("learned", "masked"))
+    assert learned.count() > 3 and masked.count() > 3
+    assert "<|end_of_turn|>" in learned.last.inner_text() and "special" in learned.last.get_attribute("title")
+    picture(page, f"tokens-{home.name}")
+    page.click("#tp-tokens-next")
+    wait_for_text(page, "#tp-tokens-shown", "2 of 932")
+    page.locator("#tp-tokens-block input").fill("5000")
+    page.locator("#tp-tokens-block input").press("Enter")
+    wait_for_text(page, "#tp-tokens-shown", "932 of 932")
+    page.click("#tp-tokens-previous")
+    wait_for_text(page, "#tp-tokens-shown", "931 of 932")
+    choose(page, "tokens-which", "Trimmed at the cutoff")
+    wait_for_text(page, "#tp-tokens-shown", "No block here: Trimmed at the cutoff")
+    write(page, "lora_name", "x")
+    choose(page, "datasetJSONL", "None")
+    page.click("#tp-verify")
+    page.wait_for_selector("#tp-report .tp-problems")
+    assert not page.locator("#tp-tokens").is_visible()
+
+
+def test_the_tools(home, open_page):
+    rows = [{"instruction": f"ask {n}", "input": "", "output": f"say {n}"} for n in range(20)]
+    (home.datasets / "mine.json").write_text(json.dumps(rows), encoding="utf-8")
+    (home.datasets / "story.txt").write_text("One.\n\n\nTwo.", encoding="utf-8")
+    page = open_page(home)
+    page.locator("#tp-data button[role=tab]", has_text="Tools").click()
+    page.click("#tp-split")
+    wait_for_text(page, "#tp-tools-said", "Dataset is not chosen")
+    choose(page, "split-file", "mine.json")
+    page.click("#tp-split")
+    wait_for_text(page, "#tp-tools-said", "“mine_train.json” and “mine_eval.json” are written and chosen")
+    assert len(json.loads((home.datasets / "mine_eval.json").read_text(encoding="utf-8"))) == 2
+    page.click("#tp-split")
+    wait_for_text(page, "#tp-tools-said", "are there already. Tick Overwrite")
+    choose(page, "convert-json-file", "mine")
+    page.click("#tp-convert-json")
+    wait_for_text(page, "#tp-tools-said", "“mine.jsonl” is written: 20 chats")
+    choose(page, "convert-text-file", "story")
+    write(page, "convert-text-prompt", "Tell me a story")
+    picture(page, f"tools-{home.name}")
+    page.click("#tp-convert-text")
+    wait_for_text(page, "#tp-tools-said", "“story.jsonl” is written: 2 chats")
+    page.locator("#tp-data button[role=tab]", has_text="JSON Dataset").click()
+    assert page.locator("#tp-dataset input").first.input_value() == "mine_train"
+    assert page.locator("#tp-eval_dataset input").first.input_value() == "mine_eval"
+    choose(page, "format", "alpaca-format")
+    page.locator("#tp-data button[role=tab]", has_text="Tools").click()
+    page.click("#tp-dump")
+    wait_for_text(page, "#tp-tools-said", "“mine_train_train_dataset.json” is in the logs folder: 18 blocks")
+    assert len(json.loads((home.user_data / "logs" / "mine_train_train_dataset.json").read_text(encoding="utf-8"))) == 18
+
+
+def test_text_and_rows_together_and_a_csv(home, open_page):
+    (home.datasets / "quiz.csv").write_text("q,a\nsay 1,hello 1\nsay 2,hello 2\n", encoding="utf-8")
+    page = open_page(home)
+    fill_in(page, "")
+    tabs = page.locator("#tp-data button[role=tab]")
+    tabs.filter(has_text="Text file").click()
+    choose(page, "raw_text_file", "sample-text")
+    page.click("#tp-verify")
+    wait_for_text(page, "#tp-report", "tick Hybrid Training for a text and a dataset together")
+    tabs.filter(has_text="Hybrid").click()
+    page.locator("#tp-hybrid_training input").check()
+    page.locator("#tp-hybrid_data_ratio input[type=number]").fill("50")
+    page.locator("#tp-hybrid_data_ratio input[type=number]").press("Enter")
+    page.click("#tp-verify")
+    wait_for_text(page, "#tp-report", "600 JSON rows")
+    assert "text blocks" in page.locator("#tp-report").inner_text()
+    page.locator("#tp-tokens-block input").fill("100000")
+    page.locator("#tp-tokens-block input").press("Enter")
+    wait_for_text(page, "#tp-tokens-shown", "text block")  # the rows first, then the text
+    picture(page, f"hybrid-{home.name}")
+    page.locator("#tp-hybrid_training input").uncheck()
+    tabs.filter(has_text="Text file").click()
+    choose(page, "raw_text_file", "None")
+    tabs.filter(has_text="JSON Dataset").click()
+    choose(page, "dataset", "quiz")
+    write(page, "column_mapping", "instruction=q, output=a")
+    page.click("#tp-verify")
+    wait_for_text(page, "#tp-report", "2 JSON rows")
+    write(page, "column_mapping", "instruction=question")
+    page.click("#tp-verify")
+    wait_for_text(page, "#tp-report", "“quiz.csv” has no column question; it has q, a")
+
+
+def test_a_file_is_downloaded_into_the_datasets(home, open_page, tmp_path):
+    import functools
+    import threading
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+    (tmp_path / "fetched.txt").write_text("a text", encoding="utf-8")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        page = open_page(home)
+        page.locator("#tp-data button[role=tab]", has_text="URL").click()
+        write(page, "url", "nowhere")
+        page.click("#tp-url-download")
+        wait_for_text(page, "#tp-url-said", "is not an address that begins with http")
+        write(page, "url", f"http://127.0.0.1:{server.server_port}/fetched.txt")
+        page.click("#tp-url-download")
+        wait_for_text(page, "#tp-url-said", "“fetched.txt” is in the folder of datasets (6 bytes)")
+        assert (home.datasets / "fetched.txt").read_text(encoding="utf-8") == "a text"
+        page.locator("#tp-data button[role=tab]", has_text="Text file").click()
+        choose(page, "raw_text_file", "fetched")
+        assert page.locator("#tp-raw_text_file input").first.input_value() == "fetched"
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_wrong_rows_are_named_on_the_page(home, open_page):

@@ -3,7 +3,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from training_pro.slicer import sentence_spans, slice_text, units
+from training_pro.slicer import fold_newlines, sentence_spans, slice_fixed, slice_text, units
 
 
 class Characters:
@@ -144,3 +144,31 @@ def test_rules_1_to_3_hold_for_any_text(tokenizer, pieces, cutoff, overlap):
 def test_a_slow_tokenizer_gives_the_same_blocks():
     text = "Aa. Bb. Cc. Dd. Ee. Ff. Gg hh ii jj kk ll. Mm."
     assert texts(slice_text(text, Slow(), cutoff_len=14)) == texts(slice_text(text, Characters(), cutoff_len=14))
+
+
+@given(st.text(alphabet="ab .\n🦊é", max_size=400), st.integers(8, 40), st.integers(1, 6), st.integers(0, 12))
+def test_fixed_length_slicing_keeps_the_cutoff_and_loses_no_word_without_newline_favour(tokenizer, text, cutoff, overlap, favor):
+    folded = fold_newlines(text)
+    blocks = slice_fixed(text, tokenizer, cutoff_len=cutoff, overlap_len=overlap, newline_favor_len=favor, hard_cut_string="")
+    assert all(len(block.input_ids) <= cutoff and folded[block.start : block.end] == block.text for block in blocks)
+    if favor == 0:
+        seen = set()
+        for block in blocks:
+            seen |= set(range(block.start, block.end))
+        assert all(place in seen for place, letter in enumerate(folded) if letter == "a")
+
+
+def test_fixed_length_blocks_share_their_overlap(tokenizer):
+    text = "The fox lives in a den. The owl eats seeds! " * 12
+    ids = tokenizer(text.strip(), add_special_tokens=False)["input_ids"]
+    blocks = slice_fixed(text, tokenizer, cutoff_len=34, overlap_len=8, add_bos=True, add_eos=True)
+    assert len(blocks) == -(-(len(ids) - 8) // 24) and len(blocks[0].input_ids) == 34
+    assert blocks[0].end > blocks[1].start and "".join(text[a.start : b.start] for a, b in pairwise(blocks)) + blocks[-1].text == text.strip()
+    with pytest.raises(ValueError, match=r"Overlap Length \(32\) must be smaller than the cutoff"):
+        slice_fixed(text, tokenizer, cutoff_len=34, overlap_len=32)
+
+
+def test_ends_move_to_a_newline_that_is_near(tokenizer):
+    text = "one two three four\nfive six seven eight nine\nten eleven twelve thirteen"
+    blocks = slice_fixed(text, tokenizer, cutoff_len=24, overlap_len=4, newline_favor_len=40, add_bos=False, add_eos=False)
+    assert blocks[0].text == "one two three four" and all("\n" not in block.text[:1] for block in blocks)

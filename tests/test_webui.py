@@ -10,7 +10,21 @@ import time
 
 import pytest
 from homes import HERE, NO_WEBUI, ROOT, WEBUI_PYTHON, Webui, make_webui
-from pages import BROWSER, NO_BROWSER, choose, fill_in, host_tab, picture, reload, show_tab, status, wait_for_status, wait_for_text, write
+from pages import (
+    BROWSER,
+    NO_BROWSER,
+    choose,
+    choose_data,
+    fill_in,
+    host_tab,
+    picture,
+    reload,
+    show_tab,
+    status,
+    wait_for_status,
+    wait_for_text,
+    write,
+)
 
 pytestmark = pytest.mark.skipif(not WEBUI_PYTHON.exists(), reason=NO_WEBUI)
 
@@ -169,8 +183,7 @@ class TestInTheBrowser:
         show_tab(page, home)
         write(page, "lora_name", "ahoy")
         write(page, "epochs", "1")
-        page.locator("#tp-data button[role=tab]", has_text="JSONL").click()
-        choose(page, "datasetJSONL", "sample-chat")  # its rows are chats, as the host's are
+        choose_data(page, "datasetJSONL", "sample-chat")  # its rows are chats, as the host's are
         page.click("#tp-start")
         wait_for_status(page, "Done", name="ahoy")
         loads = home.said().count('Loading "demo"')

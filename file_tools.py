@@ -1,0 +1,165 @@
+"""The tools of the page: split, convert, download and dump. Each writes whole files or none, and never over one unless asked to."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from .dataset_tools import DataError, read_rows, read_text
+from .paths import name_problem, path_in, whole_file, write_whole
+
+DOWNLOADS = (".txt", ".json", ".jsonl", ".csv")
+LARGEST_DOWNLOAD = 20 * 2**30  # bytes
+TIMEOUT = 30  # seconds without an answer
+
+
+class ToolError(ValueError):
+    """Why a tool did nothing, and what to do."""
+
+
+def split(path: Path, percent: float, seed: int, overwrite: bool) -> tuple[Path, Path]:
+    """Part the rows of a JSON or JSONL file into `NAME_train` and `NAME_eval`, drawn by chance with the seed; both keep the order of the file.
+
+    Args:
+        percent: how many of 100 rows are held out for evaluation; at least one row stays on each side.
+
+    Raises:
+        ToolError: a file of these names is there, or there are too few rows.
+        DataError: the file cannot be read.
+    """
+    if not 0 < percent < 100:
+        raise ToolError(f"Split: {percent:g} percent is not between 0 and 100.")
+    rows = read_rows(path)
+    if len(rows) < 2:
+        raise ToolError(f"Split: “{path.name}” has one row; at least two are needed.")
+    held_out = min(len(rows) - 1, max(1, round(len(rows) * percent / 100)))
+    held = set(random.Random(seed).sample(range(len(rows)), held_out))
+    parts = {"train": [row for n, row in enumerate(rows) if n not in held], "eval": [row for n, row in enumerate(rows) if n in held]}
+    targets = {part: path.with_name(f"{path.stem}_{part}{path.suffix}") for part in parts}
+    _free(targets.values(), overwrite)
+    for part, target in targets.items():
+        write_whole(target, as_json_lines(parts[part]) if path.suffix == ".jsonl" else json.dumps(parts[part], indent=1, ensure_ascii=False) + "\n")
+    return targets["train"], targets["eval"]
+
+
+def json_to_jsonl(path: Path, system: str, overwrite: bool) -> tuple[Path, int]:
+    """Instruction rows (instruction, input, output) → chats, as `NAME.jsonl`; the number of rows.
+
+    Raises:
+        ToolError: rows that have no instruction or no output; nothing is written.
+    """
+    chats, wrong = [], []
+    for number, row in enumerate(read_rows(path), 1):
+        asked, more, said = (row.get(key) for key in ("instruction", "input", "output"))
+        if not (isinstance(asked, str) and asked.strip() and isinstance(said, str) and said.strip()):
+            wrong.append(number)
+            continue
+        prompt = f"{asked}\n\n{more}" if isinstance(more, str) and more.strip() else asked
+        chats.append(_chat(prompt, said, system))
+    if wrong:
+        named = ", ".join(map(str, wrong[:5])) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+        raise ToolError(f"Convert: “{path.name}”, row {named}: each row needs text under instruction and output. Nothing was written.")
+    return _written(path, chats, overwrite)
+
+
+def text_to_jsonl(path: Path, prompt: str, system: str, overwrite: bool) -> tuple[Path, int]:
+    """Items of a text, parted by three newlines → chats in which each is the answer to `prompt`, as `NAME.jsonl`; the number of items."""
+    items = [item.strip() for item in read_text(path).split("\n\n\n") if item.strip()]
+    if not items:
+        raise ToolError(f"Convert: “{path.name}” holds no text.")
+    if not prompt.strip():
+        raise ToolError("Convert: Prompt is empty; type what each item of the text answers, such as “Write a story.”")
+    return _written(path, [_chat(prompt, item, system) for item in items], overwrite)
+
+
+def dump(prepared: Any, tokenizer: Any, folder: Path, name: str, remove_special: bool) -> Path:
+    """The blocks as they are trained, decoded, as JSON in the logs folder.
+
+    Args:
+        remove_special: without BOS and EOS.
+    """
+    target = path_in(folder, f"{name}_train_dataset", ".json")
+    ends = {tokenizer.bos_token_id, tokenizer.eos_token_id} if remove_special else set()
+    texts = []
+    for number in range(len(prepared.blocks)):
+        ids = prepared.blocks[number].input_ids
+        while ids and ids[0] in ends:
+            ids = ids[1:]
+        while ids and ids[-1] in ends:
+            ids = ids[:-1]
+        texts.append(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+    write_whole(target, json.dumps(texts, indent=1, ensure_ascii=False) + "\n")
+    return target
+
+
+def download(url: str, folder: Path, overwrite: bool, progress: Callable[[int, int | None], None] = lambda done, size: None) -> Path:
+    """Fetch one data file into a folder, under the name at the end of its address.
+
+    Args:
+        progress: called with the bytes so far and in all (None: the server does not say).
+
+    Raises:
+        ToolError: not an http address, not a data file, there already, or the connection failed; nothing is left behind.
+    """
+    import httpx
+
+    parts = urlsplit(url.strip())
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise ToolError(f"Download: “{url}” is not an address that begins with http:// or https://.")
+    name = unquote(parts.path.rsplit("/", 1)[-1])
+    if not name.lower().endswith(DOWNLOADS):
+        raise ToolError(f"Download: the address ends with “{name}”; it must end with a file name: {', '.join(DOWNLOADS)}.")
+    if problem := name_problem(name):
+        raise ToolError(f"Download: the file name {problem}.")
+    target = path_in(folder, name)
+    _free([target], overwrite)
+    try:
+        with httpx.stream("GET", url.strip(), follow_redirects=True, timeout=TIMEOUT) as answer:
+            if not answer.is_success:
+                raise ToolError(f"Download: the server answers {answer.status_code} {answer.reason_phrase}. Check the address.")
+            size = int(answer.headers["content-length"]) if answer.headers.get("content-length", "").isdigit() else None
+            done = 0
+            with whole_file(target) as file:
+                for piece in answer.iter_bytes(2**20):
+                    done += len(piece)
+                    if done > LARGEST_DOWNLOAD:
+                        raise ToolError(f"Download: the file is larger than {LARGEST_DOWNLOAD // 2**30} GB; fetch it in another way.")
+                    file.write(piece)
+                    progress(done, size)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise ToolError(
+            f"Download: {parts.netloc} could not be reached, or the connection broke ({type(error).__name__}). Nothing was kept."
+        ) from error
+    return target
+
+
+def as_json_lines(rows: list[Any]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _chat(prompt: str, said: str, system: str) -> dict[str, Any]:
+    before = [{"role": "system", "content": system}] if system.strip() else []
+    return {"messages": [*before, {"role": "user", "content": prompt}, {"role": "assistant", "content": said}]}
+
+
+def _written(path: Path, rows: list[Any], overwrite: bool) -> tuple[Path, int]:
+    target = path.with_suffix(".jsonl")
+    if target == path:
+        raise ToolError(f"Convert: “{path.name}” is JSONL already.")
+    _free([target], overwrite)
+    write_whole(target, as_json_lines(rows))
+    return target, len(rows)
+
+
+def _free(targets: Any, overwrite: bool) -> None:
+    there = [f"“{target.name}”" for target in targets if target.exists()]
+    if there and not overwrite:
+        are, them = ("is", "it") if len(there) == 1 else ("are", "them")
+        raise ToolError(f"{' and '.join(there)} {are} there already. Tick Overwrite to replace {them}.")
+
+
+__all__ = ["DataError", "ToolError", "download", "dump", "json_to_jsonl", "split", "text_to_jsonl"]
