@@ -152,7 +152,7 @@ class TrainTab:
         self.tokens_box = gr.Column(visible=False, elem_id="tp-tokens")
         with self.tokens_box:
             self._heading("Token view")
-            with gr.Row(elem_classes=["tp-pair"]):
+            with gr.Row(elem_classes=["tp-pair"], equal_height=False):
                 self.which = gr.Dropdown(token_view.CHOICES, value=token_view.ALL, label="Show", elem_id="tp-tokens-which", scale=3, min_width=180)
                 self.block = gr.Number(value=1, minimum=1, precision=0, label="Block", elem_id="tp-tokens-block", scale=1, min_width=90)
                 self.previous = gr.Button("◀ Previous", size="sm", elem_id="tp-tokens-previous", scale=1, min_width=90)
