@@ -108,28 +108,33 @@ def slice_fixed(
     for unit_start, unit_end in units(text, hard_cut_string):
         unit = _Unit(text, unit_start, unit_end, tokenizer, cutoff_len, bos, eos, eos_on_hard_cut_only)
         starts = [*unit.token_starts, unit_end]
-        for first in range(0, len(starts) - 1, room - overlap_len):
-            after = min(first + room, len(starts) - 1)
-            span = _at_newlines(text, starts[first], starts[after], newline_favor_len, first > 0, after < len(starts) - 1)
-            while span and not unit.fits(*span):  # cut out of its surroundings, a text may take a token more
-                span = _stripped(text, span[0], span[1] - 1)
-            if span:
+        first, covered = 0, unit_start
+        while first < len(starts) - 1:
+            begin = starts[first]
+            end = max(starts[min(first + room, len(starts) - 1)], min(begin + 1, unit_end))
+            while end > begin + 1 and not unit.fits(begin, end):  # cut out of its surroundings, a text may take a token more
+                end -= 1
+            begin, end = _at_newlines(text, begin, end, newline_favor_len, covered, unit_end)
+            if span := _stripped(text, begin, end):
                 blocks.append(unit.span_block(*span))
-            if after == len(starts) - 1:
+            if end >= unit_end:
                 break
+            covered = end
+            first = max(first + 1, bisect_left(starts, end) - overlap_len)
     return blocks
 
 
-def _at_newlines(text: str, start: int, end: int, favor: int, move_start: bool, move_end: bool) -> tuple[int, int] | None:
-    """The span with its ends moved inwards to a line's end, where one is within `favor` characters."""
+def _at_newlines(text: str, start: int, end: int, favor: int, covered: int, unit_end: int) -> tuple[int, int]:
+    """The span with its ends moved inwards to a line's end, where one is within `favor` characters; no text before `start` that
+    the block before does not hold is skipped."""
     if favor > 0:
-        newline = text.find("\n", start, min(end, start + favor))
-        if move_start and newline >= 0:
+        newline = text.find("\n", start, min(end, start + favor, covered))
+        if newline >= 0:
             start = newline + 1
-        newline = text.rfind("\n", max(start, end - favor), end)
-        if move_end and newline >= 0:
+        newline = text.rfind("\n", max(start + 1, end - favor), end)
+        if end < unit_end and newline >= 0:
             end = newline
-    return _stripped(text, start, end)
+    return start, end
 
 
 def without_small_blocks(blocks: list[Block], min_chars: int) -> list[Block]:

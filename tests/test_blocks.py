@@ -1,4 +1,4 @@
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_pro.blocks import IGNORED, KINDS, Blocks, Item
 
@@ -15,6 +15,7 @@ ITEMS = st.builds(
 )
 
 
+@settings(deadline=None)  # the first example imports datasets
 @given(st.lists(ITEMS, max_size=12))
 def test_what_goes_in_comes_out(items):
     blocks = Blocks()
