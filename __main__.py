@@ -334,7 +334,6 @@ def _perplexity(options: argparse.Namespace) -> int:
     host = LocalHost(options.user_data or default_user_data(), trust_remote_code=options.trust_remote_code)
     import filelock
 
-    from . import evaluations
     from .dataset_tools import DataError, read_text
     from .perplexity import perplexity
     from .slicer import tokens_of
@@ -361,8 +360,8 @@ def _perplexity(options: argparse.Namespace) -> int:
     seconds = round(time.time() - began, 3)
     lora = [Path(options.lora).name] if options.lora else []
     try:
-        evaluations.add(
-            host.evaluations_file, model=host.model_name, loras=lora, dataset=Path(options.text).stem, perplexity=found.value,
+        host.record_evaluation(
+            model=host.model_name, loras=lora, dataset=Path(options.text).stem, perplexity=found.value,
             stride=options.stride, max_length=options.max_length,
         )  # fmt: skip
     except (OSError, ValueError, filelock.Timeout) as error:

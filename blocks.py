@@ -17,8 +17,8 @@ KINDS = ("json", "jsonl", "text", "overlapping")
 class Item:
     """One block before it is put into a dataset.
 
-    `row` is the number of its row in the file (from 1), or of its block in the text; `start` and `end` are characters of the
-    source text where it was cut from one.
+    `row` is the number of its row in the file, from 1, and 0 where it was cut from a text file; `start` and `end` are characters
+    of the text that it was cut from.
     """
 
     input_ids: list[int]

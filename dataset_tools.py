@@ -142,7 +142,7 @@ def _row_items(settings, tokenizer, host, evaluation: bool, formatting: dict, pr
             template = formatting["chat_template"] = template_for(settings, tokenizer, host)
         except (TemplateError, OSError, ValueError) as error:
             raise DataError([str(error)]) from error
-        return chat_items(read_rows(path), path.name, template, settings, tokenizer, progress)
+        return chat_items(map_columns(read_rows(path), settings.column_mapping, path.name), path.name, template, settings, tokenizer, progress)
     path = _find(host, "eval_dataset" if evaluation else "dataset", settings)
     if not settings.format:
         raise DataError(
@@ -184,8 +184,7 @@ def _keep(items: Iterable[Item], settings: TrainingSettings, report: Report, lef
             left_out[reason].add(item)
 
     kept = Blocks()
-    for number, item in enumerate(items, 1):
-        item.row = item.row or number
+    for item in items:
         report.second_longest_block, report.longest_block = sorted((report.second_longest_block, report.longest_block, len(item.input_ids)))[1:]
         if len(item.input_ids) > settings.cutoff_len:
             if settings.eliminate_long_blocks:
@@ -428,14 +427,14 @@ def json_items(
         raise DataError(_wrong_rows(file, wrong, template))
     marker = "" if settings.train_on_inputs else settings.train_only_after
     bos, eos = bos_eos(tokenizer, settings)
-    for ids, starts, text in _tokenized(texts, tokenizer, bool(marker), f"Tokenizing {file}", progress):
+    for number, (ids, starts, text) in enumerate(_tokenized(texts, tokenizer, bool(marker), f"Tokenizing {file}", progress), 1):
         if not marker:
             mask = [True] * len(ids)
         else:
             place = text.find(marker)
             learned_from = place + len(marker) if place >= 0 else len(text) + 1
             mask = [start >= learned_from for start in starts]
-        yield _item(ids, mask, bos, eos, "json", eos_trained=not marker or marker in text)
+        yield _item(ids, mask, bos, eos, "json", row=number, eos_trained=not marker or marker in text)
 
 
 def _wrong_rows(file: str, wrong: list[tuple[int, dict]], template: dict[str, str]) -> list[str]:
@@ -497,7 +496,7 @@ def chat_items(rows, file, template: str, settings, tokenizer, progress: Progres
             spans[number] = [(_token_begin(starts, text, begin), end) for begin, end in spans[number]]
             mask = [any(begin <= start < end for begin, end in spans[number]) for start in starts]
             _end_with_turn(mask, ids, starts, text, spans[number], special)
-        yield _item(ids, mask, [], [], "jsonl")
+        yield _item(ids, mask, [], [], "jsonl", row=number + 1)
 
 
 def _template_fault(error: Exception) -> str:
@@ -536,9 +535,7 @@ def text_items(path: Path, settings: TrainingSettings, tokenizer: Any, report: R
         large = without_small_blocks(blocks, settings.min_chars)
         report.small_blocks += len(blocks) - len(large)
         for block in large:
-            item = _item(block.input_ids, [True] * len(block.input_ids), [], [], "overlapping" if block.overlapping else "text")
-            item.start, item.end = block.start, block.end
-            yield item
+            yield _text_item(block)
 
 
 def _sliced(text: str, settings: TrainingSettings, tokenizer: Any, **changes: Any) -> list[Block]:
@@ -569,9 +566,12 @@ def text_row_items(rows: list[dict], file: str, settings: TrainingSettings, toke
         if number % BATCH == 1:
             progress(f"Slicing {file}", number / len(rows))
         for block in _sliced(row["text"], settings, tokenizer, hard_cut_string=""):
-            item = _item(block.input_ids, [True] * len(block.input_ids), [], [], "overlapping" if block.overlapping else "text")
-            item.row, item.start, item.end = number, block.start, block.end
-            yield item
+            yield _text_item(block, row=number)
+
+
+def _text_item(block: Block, row: int = 0) -> Item:
+    item = _item(block.input_ids, [True] * len(block.input_ids), [], [], "overlapping" if block.overlapping else "text", row=row)
+    return replace(item, start=block.start, end=block.end)
 
 
 # Tokens
@@ -606,7 +606,7 @@ def _starts_by_prefix(ids: list[int], text: str, tokenizer: Any) -> list[int]:
     return [min(len(tokenizer.decode(ids[:n], clean_up_tokenization_spaces=False)), len(text)) for n in range(len(ids))]
 
 
-def _item(ids: list[int], mask: list[bool], bos: list[int], eos: list[int], kind: str, *, eos_trained: bool = True) -> Item:
+def _item(ids: list[int], mask: list[bool], bos: list[int], eos: list[int], kind: str, *, row: int = 0, eos_trained: bool = True) -> Item:
     """Add BOS and EOS and make the labels. The first token is never predicted, so its label is always ignored."""
     whole = with_bos_eos(ids, bos, eos)
     added_before = bool(bos) and ids[:1] != bos
@@ -615,7 +615,7 @@ def _item(ids: list[int], mask: list[bool], bos: list[int], eos: list[int], kind
     labels = [token if learn else IGNORED for token, learn in zip(whole, learned, strict=True)]
     if labels:
         labels[0] = IGNORED
-    return Item(list(whole), labels, kind)
+    return Item(list(whole), labels, kind, row=row)
 
 
 PAD_TOKENS = ("<|finetune_right_pad_id|>", "<|vision_pad|>", "<pad>", "[PAD]", "<|pad|>", "<PAD>", "<|padding|>", "<|end_of_text|>")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from .dataset_tools import DataError, read_rows, read_text
+from .dataset_tools import read_rows, read_text
 from .paths import name_problem, path_in, whole_file, write_whole
 
 DOWNLOADS = (".txt", ".json", ".jsonl", ".csv")
@@ -29,7 +29,7 @@ def split(path: Path, percent: float, seed: int, overwrite: bool) -> tuple[Path,
 
     Raises:
         ToolError: a file of these names is there, or there are too few rows.
-        DataError: the file cannot be read.
+        dataset_tools.DataError: the file cannot be read.
     """
     if not 0 < percent < 100:
         raise ToolError(f"Split: {percent:g} percent is not between 0 and 100.")
@@ -96,17 +96,12 @@ def dump(prepared: Any, tokenizer: Any, folder: Path, name: str, remove_special:
     return target
 
 
-def download(url: str, folder: Path, overwrite: bool, progress: Callable[[int, int | None], None] = lambda done, size: None) -> Path:
-    """Fetch one data file into a folder, under the name at the end of its address.
-
-    Args:
-        progress: called with the bytes so far and in all (None: the server does not say).
+def download_target(url: str, folder: Path, overwrite: bool) -> Path:
+    """Where the file of an address will lie: in the folder, under the name at the address's end.
 
     Raises:
-        ToolError: not an http address, not a data file, there already, or the connection failed; nothing is left behind.
+        ToolError: not an http address, not a data file, or there already.
     """
-    import httpx
-
     parts = urlsplit(url.strip())
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise ToolError(f"Download: “{url}” is not an address that begins with http:// or https://.")
@@ -117,6 +112,17 @@ def download(url: str, folder: Path, overwrite: bool, progress: Callable[[int, i
         raise ToolError(f"Download: the file name {problem}.")
     target = path_in(folder, name)
     _free([target], overwrite)
+    return target
+
+
+def download(url: str, target: Path) -> Iterator[tuple[int, int | None]]:
+    """Fetch a file; yields the bytes so far and in all (None: the server does not say). It is there when the last was yielded.
+
+    Raises:
+        ToolError: the server refuses, the connection fails, or the file is too large; nothing is left behind.
+    """
+    import httpx
+
     try:
         with httpx.stream("GET", url.strip(), follow_redirects=True, timeout=TIMEOUT) as answer:
             if not answer.is_success:
@@ -129,12 +135,12 @@ def download(url: str, folder: Path, overwrite: bool, progress: Callable[[int, i
                     if done > LARGEST_DOWNLOAD:
                         raise ToolError(f"Download: the file is larger than {LARGEST_DOWNLOAD // 2**30} GB; fetch it in another way.")
                     file.write(piece)
-                    progress(done, size)
+                    yield done, size
     except (httpx.HTTPError, httpx.InvalidURL) as error:
+        host = urlsplit(url.strip()).netloc
         raise ToolError(
-            f"Download: {parts.netloc} could not be reached, or the connection broke ({type(error).__name__}). Nothing was kept."
+            f"Download: {host} could not be reached, or the connection broke ({type(error).__name__}). Nothing was kept; try again."
         ) from error
-    return target
 
 
 def as_json_lines(rows: list[Any]) -> str:
@@ -160,6 +166,3 @@ def _free(targets: Any, overwrite: bool) -> None:
     if there and not overwrite:
         are, them = ("is", "it") if len(there) == 1 else ("are", "them")
         raise ToolError(f"{' and '.join(there)} {are} there already. Tick Overwrite to replace {them}.")
-
-
-__all__ = ["DataError", "ToolError", "download", "dump", "json_to_jsonl", "split", "text_to_jsonl"]

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import evaluations
 from .paths import natural_key, path_in
 from .versions import dtype_argument
 
@@ -295,8 +296,9 @@ class Host:
     def evaluations_file(self) -> Path:
         return self.logs_dir / "evaluations.csv"
 
-    def evaluations_changed(self) -> None:
-        """Called after a row was written to the table of evaluations."""
+    def record_evaluation(self, **values: Any) -> None:
+        """Add a row to the table of evaluations; `values` are those of `evaluations.evaluation_row`."""
+        evaluations.add(self.evaluations_file, **values)
 
     def make_folders(self) -> None:
         """Make the folders that are missing, with the shipped formats and datasets in those that are new or empty."""
@@ -566,7 +568,8 @@ class WebuiHost(Host):
         if hasattr(models, "last_generation_time"):
             models.last_generation_time = time.time()
 
-    def evaluations_changed(self) -> None:
+    def record_evaluation(self, **values: Any) -> None:
+        super().record_evaluation(**values)
         # The web UI keeps its table in memory and writes it as a whole: without this its next row would undo ours.
         evaluate = sys.modules.get("modules.evaluate")
         if hasattr(evaluate, "load_past_evaluations"):

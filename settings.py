@@ -482,7 +482,7 @@ class TrainingSettings(BaseModel):
         section="jsonl", widget="dropdown", files="template",
     )  # fmt: skip
     column_mapping: str = option(
-        "", "Column mapping", "Which column is which: text=…, instruction=…, input=…, output=…, system=…, messages=….",
+        "", "Column mapping", "Which column is which: text=…, instruction=…, input=…, output=…; messages=… for a JSONL Dataset.",
         section="json", widget="text",
     )  # fmt: skip
 
@@ -530,12 +530,15 @@ class TrainingSettings(BaseModel):
             return max(high, model_context)
         return high
 
-    def on_the_page(self) -> tuple[dict[str, Any], list[str]]:
-        """The values for the page's widgets, and a notice for each that no widget shows."""
-        shown = self.model_copy(update={"grad_accumulation": self.accumulation, "batch_size": 0})
-        unseen = [kind.label for key, kind in OPTIONS.items() if not kind.works and getattr(shown, key) != kind.default]
-        notices = [f"Not available in this version, so not copied: {', '.join(unseen)}."] if unseen else []
-        return {key: value for key, value in shown.entered().items() if OPTIONS[key].works}, notices
+    def on_the_page(self) -> dict[str, Any]:
+        """The values for the page's widgets, which have no batch size beside the accumulation."""
+        shown = self.model_copy(update={"grad_accumulation": self.accumulation})
+        return {key: value for key, value in shown.entered().items() if OPTIONS[key].works}
+
+    def not_on_the_page(self) -> list[str]:
+        """A notice that names the chosen options which no widget shows yet."""
+        unseen = [kind.label for key, kind in OPTIONS.items() if not kind.works and key != "batch_size" and getattr(self, key) != kind.default]
+        return [f"Not available in this version, so not copied: {', '.join(unseen)}."] if unseen else []
 
     # Reading and writing
 

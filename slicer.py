@@ -10,6 +10,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 
@@ -116,7 +117,7 @@ def slice_fixed(
                 end -= 1
             begin, end = _at_newlines(text, begin, end, newline_favor_len, covered, unit_end)
             if span := _stripped(text, begin, end):
-                blocks.append(unit.span_block(*span))
+                blocks.append(unit.block(*span))
             if end >= unit_end:
                 break
             covered = end
@@ -160,10 +161,15 @@ class _Unit:
     def __init__(self, text: str, start: int, end: int, tokenizer: Any, cutoff: int, bos: list[int], eos: list[int], eos_last: bool):
         self.text, self.tokenizer, self.cutoff, self.bos, self.eos, self.eos_last = text, tokenizer, cutoff, bos, eos, eos_last
         self.token_starts = self._token_starts(start, end)
-        self.sentences: list[tuple[int, int]] = []
-        self.unit_end = end
-        for sentence in sentence_spans(text, start, end):
-            self.sentences += [sentence] if self._room(*sentence) else self._pieces(*sentence)
+        self.unit_start, self.unit_end = start, end
+
+    @cached_property
+    def sentences(self) -> list[tuple[int, int]]:
+        """(start, end) of each sentence; one that is longer than a block is there in pieces."""
+        found: list[tuple[int, int]] = []
+        for sentence in sentence_spans(self.text, self.unit_start, self.unit_end):
+            found += [sentence] if self.fits(*sentence) else self._pieces(*sentence)
+        return found
 
     def blocks(self, overlap: bool) -> Iterator[Block]:
         first = 0
@@ -197,17 +203,11 @@ class _Unit:
         after = first + 1
         while after < len(self.sentences) and bisect_left(self.token_starts, self.sentences[after][1]) - first_token <= room:
             after += 1
-        while after > first + 1 and not self._room(begin, self.sentences[after - 1][1]):
+        while after > first + 1 and not self.fits(begin, self.sentences[after - 1][1]):
             after -= 1
-        while after < len(self.sentences) and self._room(begin, self.sentences[after][1]):
+        while after < len(self.sentences) and self.fits(begin, self.sentences[after][1]):
             after += 1
         return after
-
-    def fits(self, start: int, end: int) -> bool:
-        return self._room(start, end)
-
-    def span_block(self, start: int, end: int) -> Block:
-        return Block(self.text[start:end], self._ids(start, end), False, start, end)
 
     def _half_way(self, first: int, after: int) -> int:
         """The sentence whose start is nearest to the middle of a block, in tokens."""
@@ -216,10 +216,12 @@ class _Unit:
         return min(range(first, after), key=lambda n: abs(bisect_left(self.token_starts, self.sentences[n][0]) - middle))
 
     def _block(self, first: int, after: int, overlapping: bool) -> Block:
-        start, end = self.sentences[first][0], self.sentences[after - 1][1]
+        return self.block(self.sentences[first][0], self.sentences[after - 1][1], overlapping)
+
+    def block(self, start: int, end: int, overlapping: bool = False) -> Block:
         return Block(self.text[start:end], self._ids(start, end), overlapping, start, end)
 
-    def _room(self, start: int, end: int) -> bool:
+    def fits(self, start: int, end: int) -> bool:
         # No token is longer than a few dozen characters, but many are one character or less: a short text needs no counting
         # only where it cannot reach the cutoff even at four tokens a character (bytes of an emoji).
         if 4 * (end - start) + len(self.bos) + len(self.eos) <= self.cutoff:
@@ -241,7 +243,7 @@ class _Unit:
     def _pieces(self, start: int, end: int) -> list[tuple[int, int]]:
         """Split a sentence that is longer than a block, at word boundaries where there are any."""
         pieces = []
-        while not self._room(start, end):
+        while not self.fits(start, end):
             cut = self._longest_prefix(start, end)
             pieces.append(_stripped(self.text, start, cut))
             start = _stripped(self.text, cut, end)[0]
@@ -253,13 +255,13 @@ class _Unit:
         guess = bisect_left(self.token_starts, start) + self.cutoff
         if guess < len(self.token_starts):
             high = min(end, max(start + 2, self.token_starts[guess] + 1))
-            while high < end and self._room(start, high):
+            while high < end and self.fits(start, high):
                 low, high = high, min(end, high + (high - start))
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if self._room(start, middle) else (low, middle)
+            low, high = (middle, high) if self.fits(start, middle) else (low, middle)
         word_end = max((match.start() for match in re.finditer(r"\s+", self.text[start : low + 1])), default=0)
-        return start + word_end if word_end and self._room(start, start + word_end) else low
+        return start + word_end if word_end and self.fits(start, start + word_end) else low
 
 
 def tokens_of(tokenizer: Any, texts: list[str]) -> list[list[int]]:

@@ -47,14 +47,17 @@ def main(arguments: list[str]) -> int:
     began = time.time()
     try:
         problem = make_environment(extras="app,dev" if testing else "app")
+        if testing and not problem:
+            if why := webui_python_problem(sys.version_info[:2]):
+                say(f"{why} The tests in the stand-in for text-generation-webui will be skipped.")
+            else:
+                problem = make_webui_environment()
     except KeyboardInterrupt:
         say("\nStopped. The next start goes on from here.")
         return INTERRUPTED
     if problem:
         return refuse(problem)
     if testing:
-        if why := make_webui_environment():
-            say(f"{why} The tests in the stand-in for text-generation-webui will be skipped.")
         say(f"Set-up took {elapsed(began)}.")
         return run_tests(arguments[1:])
     hint_at_card()
@@ -150,9 +153,9 @@ def has_pip() -> bool:
         return False
 
 
-def make_venv() -> str | None:
+def make_venv(environment: Path = ENVIRONMENT) -> str | None:
     say("  making the environment …")
-    made = subprocess.run([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)], capture_output=True, text=True, errors="replace")
+    made = subprocess.run([sys.executable, "-m", "venv", "--clear", str(environment)], capture_output=True, text=True, errors="replace")
     return venv_problem(made.stdout + made.stderr) if made.returncode else None
 
 
@@ -169,9 +172,9 @@ def install_command(extras: str) -> list[str]:
             "-c", str(HERE / "constraints.txt"), "-e", f"{HERE}[{extras}]"]  # fmt: skip
 
 
-def install(command: list[str]) -> int:
+def install(command: list[str], log_file: Path = LOG) -> int:
     """Run pip, its output in the log and what matters of it on the screen; it never goes on without us."""
-    with open(LOG, "w", encoding="utf-8") as log, Progress("looking up the packages …") as progress:
+    with open(log_file, "w", encoding="utf-8") as log, Progress("looking up the packages …") as progress:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace", cwd=HERE, env=pip_environment()
         )
@@ -306,26 +309,26 @@ def run_tests(arguments: list[str]) -> int:
     return code
 
 
+def webui_python_problem(version: tuple[int, int]) -> str | None:
+    oldest, newest = WEBUI_PYTHONS
+    if oldest <= version <= newest:
+        return None
+    return f"The web UI's versions are built for Python {oldest[0]}.{oldest[1]} to {newest[0]}.{newest[1]}; this is {version[0]}.{version[1]}."
+
+
 def make_webui_environment() -> str | None:
     """Make `.venv-webui` of exactly constraints-webui.txt; a sentence when that is not possible."""
-    oldest, newest = WEBUI_PYTHONS
-    if not oldest <= sys.version_info[:2] <= newest:
-        return f"The web UI's versions are built for Python {oldest[0]}.{oldest[1]} to {newest[0]}.{newest[1]}; this is {platform.python_version()}."
     wanted = HERE / "constraints-webui.txt"
-    stamp, log, python = WEBUI_ENVIRONMENT / "installed.txt", WEBUI_ENVIRONMENT / "install.log", environment_python(WEBUI_ENVIRONMENT)
+    stamp, log = WEBUI_ENVIRONMENT / "installed.txt", WEBUI_ENVIRONMENT / "install.log"
     mark = hashlib.sha256(f"{wanted.read_text(encoding='utf-8')}|{sys.version_info[:2]}|{HERE}".encode()).hexdigest()
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == mark:
         return None
     say("Setting up the web UI's versions in .venv-webui, for the tests; this is done once.")
-    made = subprocess.run([sys.executable, "-m", "venv", "--clear", str(WEBUI_ENVIRONMENT)], capture_output=True, text=True, errors="replace")
-    if made.returncode:
-        return venv_problem(made.stdout + made.stderr)
-    command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off", "-r", str(wanted)]
-    with open(log, "w", encoding="utf-8") as said, Progress("installing the web UI's versions …"):
-        failed = subprocess.run(command, stdout=said, stderr=subprocess.STDOUT, cwd=HERE, env=pip_environment()).returncode
-    shutil.rmtree(ENVIRONMENT / "tmp", ignore_errors=True)
-    if failed:
-        return f"Installing the web UI's versions failed: {' '.join(tail(log, 2))} (the whole log is {log})."
+    if problem := make_venv(WEBUI_ENVIRONMENT):
+        return problem
+    python = environment_python(WEBUI_ENVIRONMENT)
+    if install([str(python), "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off", "-r", str(wanted)], log):
+        return f"Installing the web UI's versions failed: {' '.join(tail(log, 2))} The whole log is {log}. {advice(' '.join(tail(log)))}"
     stamp.write_text(mark, encoding="utf-8")
     return None
 

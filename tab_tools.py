@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -47,19 +48,19 @@ class ToolsTab:
         self.fetched = gr.HTML("", elem_id="tp-url-said")
 
     def _tools(self) -> None:
-        usable, tab = self.tab.usable, self.tab
+        usable = self.tab.usable
         self.overwrite = gr.Checkbox(label="Overwrite", info="Replace files that a tool would write and that are there already.", elem_id="tp-tools-overwrite", interactive=usable)  # fmt: skip
-        tab._heading("Split dataset")
+        gr.HTML(views.heading("Split dataset"))
         with gr.Row(elem_classes=["tp-pair"]):
             self.split_file = self._files("Dataset", "tp-split-file", self.row_files())
             self.percent = gr.Slider(1, 50, value=10, step=1, label="Held out", info="Percent of the rows, drawn with the seed, for evaluation.", elem_id="tp-split-percent", interactive=usable)  # fmt: skip
         self.split = gr.Button("Split dataset", size="sm", elem_id="tp-split", interactive=usable)
-        tab._heading("Convert JSON to JSONL")
+        gr.HTML(views.heading("Convert JSON to JSONL"))
         with gr.Row(elem_classes=["tp-pair"]):
             self.json_file = self._files("Dataset", "tp-convert-json-file", self._names("json"))
             self.json_system = gr.Textbox(label="System text", info="Begins each chat. May be empty.", elem_id="tp-convert-json-system", interactive=usable)  # fmt: skip
         self.convert_json = gr.Button("Convert JSON to JSONL", size="sm", elem_id="tp-convert-json", interactive=usable)
-        tab._heading("Convert TXT to JSONL")
+        gr.HTML(views.heading("Convert TXT to JSONL"))
         with gr.Row(elem_classes=["tp-pair"]):
             self.text_file = self._files("Text file", "tp-convert-text-file", self._names("text"))
             self.text_prompt = gr.Textbox(label="Prompt", info="What each item of the text (parted by three newlines) answers.", elem_id="tp-convert-text-prompt", interactive=usable)  # fmt: skip
@@ -67,7 +68,7 @@ class ToolsTab:
             label="System text", info="Begins each chat. May be empty.", elem_id="tp-convert-text-system", interactive=usable
         )
         self.convert_text = gr.Button("Convert TXT to JSONL", size="sm", elem_id="tp-convert-text", interactive=usable)
-        tab._heading("Dump Training Dataset")
+        gr.HTML(views.heading("Dump Training Dataset"))
         self.bare = gr.Checkbox(
             value=True, label="Without BOS and EOS", info="Every block of the chosen data as text, into a JSON file of the logs folder.", elem_id="tp-dump-bare",
             interactive=usable,
@@ -110,10 +111,15 @@ class ToolsTab:
     # Handlers
 
     def on_download(self, url: str, into: str, overwrite: bool) -> Iterator[dict[Any, Any]]:
-        yield {self.fetched: views.notice("Downloading …")}
         folder = self.host.formats_dir if into == FORMATS else self.host.datasets_dir
+        shown = 0.0
         try:
-            path = file_tools.download(url or "", folder, overwrite)
+            path = file_tools.download_target(url or "", folder, overwrite)
+            yield {self.fetched: views.notice(f"Connecting for “{path.name}” …")}
+            for done, size in file_tools.download(url, path):
+                if time.monotonic() - shown > 0.5:
+                    shown = time.monotonic()
+                    yield {self.fetched: views.notice(f"Downloading “{path.name}”: {views.bytes_of(done, size)} …")}
         except (ToolError, OSError) as error:
             yield {self.fetched: views.notice(str(error), "tp-bad")}
             return

@@ -12,6 +12,7 @@ from typing import Any
 import gradio as gr
 
 from . import token_view, training_run, views
+from .chat_templates import HOSTS
 from .host import QUANTIZATIONS, Host, ModelError
 from .matplotgraph import chart_svg
 from .paths import path_in
@@ -33,7 +34,7 @@ class TrainTab:
         self.host = host
         self.widgets: dict[str, Any] = {}  # option key → component
         self.note: tuple[Any, str] = (None, "")  # what there is to say about the model that was loaded last, or was not, here
-        self.verified: Any = None  # what the last Verify prepared
+        self.verified: tuple[Any, Any] | None = None  # what the last Verify prepared, and with which tokenizer
         self.loading = False  # meanwhile the line on top belongs to the loading, on every page
         self._build()
         self._wire()
@@ -45,7 +46,7 @@ class TrainTab:
         self._model_loader()
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=420):
-                self._heading(SECTIONS["general"])
+                gr.HTML(views.heading(SECTIONS["general"]))
                 with gr.Group():
                     self._copy()
                     self._options("general")
@@ -55,7 +56,7 @@ class TrainTab:
                 with gr.Accordion(SECTIONS["advanced"], open=False, elem_id="tp-advanced"):
                     self._options("advanced")
             with gr.Column(scale=6, min_width=420):
-                self._heading("F. Dataset")
+                gr.HTML(views.heading("F. Dataset"))
                 with gr.Tabs(elem_id="tp-data"):
                     for section in ("json", "jsonl", "text", "hybrid"):
                         with gr.Tab(SECTIONS[section], elem_id=f"tp-tab-{section}"):
@@ -79,11 +80,8 @@ class TrainTab:
     def usable(self) -> bool:
         return not self.host.multi_user
 
-    def _heading(self, words: str) -> None:
-        gr.HTML(f'<div class="tp-heading">{words}</div>')
-
     def _section(self, section: str) -> None:
-        self._heading(SECTIONS[section])
+        gr.HTML(views.heading(SECTIONS[section]))
         with gr.Group():
             self._options(section)
 
@@ -118,7 +116,8 @@ class TrainTab:
         return gr.Dropdown(kind.offered(), value=kind.default, **common)
 
     def _files(self, kind: Option) -> list[str]:
-        return [NOT_CHOSEN, *BUILT_IN.get(kind.key, []), *self.host.data_files(kind.files)]
+        offered = [name for name in BUILT_IN.get(kind.key, []) if name != HOSTS or self.host.instruction_template()]
+        return [NOT_CHOSEN, *offered, *self.host.data_files(kind.files)]
 
     def _copy(self) -> None:
         with gr.Row(elem_classes=["tp-pair"]):
@@ -151,7 +150,7 @@ class TrainTab:
     def _token_view(self) -> None:
         self.tokens_box = gr.Column(visible=False, elem_id="tp-tokens")
         with self.tokens_box:
-            self._heading("Token view")
+            gr.HTML(views.heading("Token view"))
             with gr.Row(elem_classes=["tp-pair"], equal_height=False):
                 self.which = gr.Dropdown(token_view.CHOICES, value=token_view.ALL, label="Show", elem_id="tp-tokens-which", scale=3, min_width=180)
                 self.block = gr.Number(value=1, minimum=1, precision=0, label="Block", elem_id="tp-tokens-block", scale=1, min_width=90)
@@ -167,7 +166,7 @@ class TrainTab:
                     info="A LoRA of the loaded base model, or one of its checkpoints.",
                 )  # fmt: skip
                 self.style = gr.Dropdown(
-                    [*STYLES, *self.host.data_files("format")], value=STYLES[0], label="Prompt as", elem_id="tp-try-style", interactive=self.usable,
+                    self._styles(), value=STYLES[0], label="Prompt as", elem_id="tp-try-style", interactive=self.usable,
                     info="What is put around the prompt.",
                 )  # fmt: skip
             with gr.Row():
@@ -205,7 +204,7 @@ class TrainTab:
         seen = [self.block, self.tokens]
         verified = [self.report, self.tokens_box, self.which, *seen]
         self.verify.click(self.on_verify, fields, verified, show_progress="minimal", **hidden_from_api(self.verify.click))
-        self.which.input(self.on_first_block, [self.which], seen, **quiet)
+        self.which.input(self.on_which, [self.which], seen, **quiet)
         self.block.submit(self.on_block, [self.which, self.block], seen, **quiet)
         self.previous.click(self.on_previous, [self.which, self.block], seen, **quiet)
         self.next.click(self.on_next, [self.which, self.block], seen, **quiet)
@@ -228,21 +227,10 @@ class TrainTab:
             **hidden_from_api(self.answer.click),
         )
         self.load.click(self.on_load_model, [self.model_choice, self.quantization], list(self._model_look()), **quiet)
-        followed = [
-            self.model_line,
-            self.loader,
-            self.status,
-            self.chart,
-            self.start,
-            self.interrupt,
-            self.checkpoint,
-            self.adapter,
-            self.copy_from,
-            self.sort_by_time,
-        ]
-        followed += self.widgets.values()
+        followed = {self.model_line, self.loader, self.status, self.chart, self.start, self.interrupt, self.checkpoint}
+        followed |= {self.copy_from, self.sort_by_time, *lists, *fields}
         page = gr.context.Context.root_block
-        page.load(self.follow, None, followed, concurrency_limit=None, show_progress="hidden", **hidden_from_api(page.load))
+        page.load(self.follow, None, list(followed), concurrency_limit=None, show_progress="hidden", **hidden_from_api(page.load))
 
     # Handlers
 
@@ -272,14 +260,17 @@ class TrainTab:
         found += train_utils.check_data(settings, self.host)
         if not found:
             try:
-                self.verified = prepare(settings, self.host.tokenizer, self.host)
-                return {self.report: views.report(self.verified.report, settings), self.tokens_box: gr.update(visible=True), **self.on_first_block()}
+                tokenizer = self.host.tokenizer
+                prepared = prepare(settings, tokenizer, self.host)
+                self.verified = (prepared, tokenizer)
+                seen = {self.tokens_box: gr.update(visible=True), self.which: token_view.ALL, **self.on_block(token_view.ALL, 1)}
+                return {self.report: views.report(prepared.report, settings), **seen}
             except DataError as error:
                 found = error.problems
         return {self.report: views.problems(found, "Not verified"), self.tokens_box: gr.update(visible=False)}
 
-    def on_first_block(self, which: str | None = None) -> dict[Any, Any]:
-        return {**self.on_block(which or token_view.ALL, 1), **({} if which else {self.which: token_view.ALL})}
+    def on_which(self, which: str) -> dict[Any, Any]:
+        return self.on_block(which, 1)
 
     def on_previous(self, which: str, number: int | None) -> dict[Any, Any]:
         return self.on_block(which, (number or 1) - 1)
@@ -289,14 +280,15 @@ class TrainTab:
 
     def on_block(self, which: str, number: int | None) -> dict[Any, Any]:
         """Show a block of the data that was verified last; a number beyond the ends is the nearest there is."""
-        if self.verified is None or self.host.tokenizer is None:
+        if self.verified is None:
             return {self.tokens: views.notice("Verify the data first."), self.block: 1}
-        blocks, numbers = token_view.chosen(self.verified, which)
+        prepared, tokenizer = self.verified
+        blocks, numbers = token_view.chosen(prepared, which)
         if not numbers:
             return {self.tokens: views.no_block(which), self.block: 1}
         place = min(max(1, int(number or 1)), len(numbers))
         item = blocks[numbers[place - 1]]
-        return {self.tokens: views.token_view(item, token_view.tokens(item, self.host.tokenizer), place, len(numbers), which), self.block: place}
+        return {self.tokens: views.token_view(item, token_view.tokens(item, tokenizer), place, len(numbers), which), self.block: place}
 
     def on_interrupt(self) -> str:
         run = training_run.current()
@@ -332,13 +324,9 @@ class TrainTab:
             settings, problems, notices = TrainingSettings.load_leniently(path_in(self.host.lora_dir, name) / "training_parameters.json")
         except (ValueError, OSError) as error:
             return {self.report: views.notice(f"Copy parameters from “{name}”: {error}", "tp-bad")}
-        values, unseen = settings.model_copy(update={"always_override": False, "lora_name": name}).on_the_page()
-        said = views.copied(name, [*problems, *notices, *unseen])
-        filled = {widget: gr.update(value=values[key]) for key, widget in self.widgets.items()}
-        for key in ("lora_rank", "lora_alpha", "cutoff_len"):  # the slider's end first, else it would cut the value
-            highest = settings.highest(key, self.host.context_length)
-            filled[self.widgets[key]] = gr.update(value=values[key], maximum=max(highest, values[key]))
-        return {self.report: said, **filled}
+        settings = settings.model_copy(update={"always_override": False, "lora_name": name})
+        said = [*problems, *notices, *settings.not_on_the_page()]
+        return {self.report: views.copied(name, said), **self._filled(settings)}
 
     def on_sort(self, newest_first: bool) -> Any:
         return gr.update(choices=[NOT_CHOSEN, *self.host.adapters(newest_first)])
@@ -357,6 +345,9 @@ class TrainTab:
         run = training_run.current()
         if run is not None and run.active:
             yield {self.model_line: views.notice(f"Not loaded: {training_run.busy_message(run)}", "tp-bad")}
+            return
+        if busy := self.host.busy():
+            yield {self.model_line: views.notice(f"Not loaded: {busy}", "tp-bad")}
             return
         if not model:
             yield {self.model_line: views.notice(f"Not loaded: no model is chosen. {self.host.how_to_load()}", "tp-bad")}
@@ -384,9 +375,10 @@ class TrainTab:
     async def follow(self) -> AsyncIterator[dict[Any, Any]]:
         """Show the current run, or the last one, for as long as the page is open. A reload or a second browser begins here too."""
         run = training_run.current()
-        first = {**self._model_look(), **self._lists(), self.copy_from: self.on_sort(False), self.loader: gr.update(open=self._needs_model())}
+        first = {**self._model_look(), **self.all_lists(), self.copy_from: self.on_sort(False), self.loader: gr.update(open=self._needs_model())}
         if run is not None and run.settings is not None:
-            first.update(self._fill(run.settings, first))
+            for widget, values in self._filled(run.settings).items():
+                first[widget] = {**first.get(widget, {}), **values}
         yield {**first, **self._look(run)}
         seen, model_seen, quiet_for = self._mark(run), self.host.model_mark(), 0.0
         while True:
@@ -430,25 +422,34 @@ class TrainTab:
         }
 
     def all_lists(self) -> dict[Any, Any]:
-        """Fresh choices for every list of files, here and in the tools."""
-        return {**self._lists(), **self.tools.lists()}
+        """Fresh choices for every list of files, adapters and models, here and in the tools."""
+        return {
+            **{self.widgets[kind.key]: gr.update(choices=self._files(kind)) for kind in OPTIONS.values() if kind.files and kind.works},
+            self.adapter: gr.update(choices=self._adapters()),
+            self.style: gr.update(choices=self._styles()),
+            self.model_choice: gr.update(choices=self.host.offered_models()),
+            **self.tools.lists(),
+        }
 
-    def _lists(self) -> dict[Any, Any]:
-        lists = {self.widgets[kind.key]: gr.update(choices=self._files(kind)) for kind in OPTIONS.values() if kind.files and kind.works}
-        return {**lists, self.adapter: gr.update(choices=self._adapters())}
+    def _styles(self) -> list[str]:
+        return [*STYLES, *self.host.data_files("format")]
 
     def _after(self, run: TrainingRun) -> dict[Any, Any]:
         lists = {self.adapter: self._adapter_list(run), self.copy_from: self.on_sort(False), self.sort_by_time: gr.update(value=False)}
-        return {self.model_line: views.model_line(self.host), **lists}
+        return {**self._model_look(), **lists}
 
     def _adapter_list(self, run: TrainingRun) -> Any:
         choices = self._adapters()
         return gr.update(choices=choices, value=run.name) if run.succeeded and run.name in choices else gr.update(choices=choices)
 
-    def _fill(self, settings: TrainingSettings, pending: dict[Any, Any]) -> dict[Any, Any]:
-        """Put a run's settings back into the fields, which a reload has emptied."""
-        entered = settings.entered()
-        return {widget: {**pending.get(widget, gr.update()), "value": entered[key]} for key, widget in self.widgets.items()}
+    def _filled(self, settings: TrainingSettings) -> dict[Any, Any]:
+        """Fields with a run's settings; a slider's end is moved first, else it would cut the value."""
+        values = settings.on_the_page()
+        filled = {widget: gr.update(value=values[key]) for key, widget in self.widgets.items()}
+        for key in ("lora_rank", "lora_alpha", "cutoff_len"):
+            highest = settings.highest(key, self.host.context_length)
+            filled[self.widgets[key]] = gr.update(value=values[key], maximum=max(highest, values[key]))
+        return filled
 
     def _cutoff_range(self) -> Any:
         return gr.update(maximum=TrainingSettings().highest("cutoff_len", self.host.context_length))

@@ -10,7 +10,8 @@ from .blocks import IGNORED, Blocks, Item
 
 ALL, TRIMMED, OVERLAPPING = "All blocks", "Trimmed at the cutoff", "Overlapping"
 UNTRAINED, TOO_LONG = "Left out: nothing trained", "Left out: longer than the cutoff"
-CHOICES = [ALL, TRIMMED, OVERLAPPING, UNTRAINED, TOO_LONG]
+LEFT_OUT = (UNTRAINED, TOO_LONG)
+CHOICES = [ALL, TRIMMED, OVERLAPPING, *LEFT_OUT]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import logging
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,15 @@ SPARE_DISK = 16 * 2**20  # bytes for the small files of a run, and so that the d
 CHANGED_MEANWHILE = (
     "The model was unloaded, or another model or LoRA was loaded, outside this tab while the run used it; the run went on with the one it had."
 )
+
+
+@dataclass(frozen=True)
+class Base:
+    """What a run is trained on."""
+
+    model: Any
+    tokenizer: Any
+    name: str
 
 
 class RunFailed(RuntimeError):
@@ -200,26 +210,28 @@ def begin(settings: TrainingSettings, host: Host) -> TrainingRun:
 def train(settings: TrainingSettings, host: Host, run: TrainingRun) -> TrainingRun:
     """The run from top to bottom, in this thread. It always ends `run` with what happened; it does not raise for a failed run."""
     run.update(message="Waiting until the model is free: a text is being generated with it")
-    base = None
     try:
         with host.using_model(give_up=lambda: run.stop_requested), random_state_kept():
             run.update(message="Preparing")
             if host.dirty:
                 run.update(message="Loading the base model again, since an earlier run left it changed")
                 host.reload_model()
-            prepared = _prepare(settings, host, run)
+            if problem := host.model_problem():
+                raise RunFailed(f"Failed: the model went away before the run could begin. {problem}")
             # Held on to until the end: the host's own controls may unload the model or load another one in mid-run.
-            base, name = host.model, host.model_name
+            base = Base(host.model, host.tokenizer, host.model_name)
             try:
-                with untouched(base):
-                    _train_and_save(settings, host, run, prepared, base, name)
+                prepared = _prepare(settings, host, base.tokenizer, run)
+                with untouched(base.model):
+                    _train_and_save(settings, host, run, prepared, base)
             except Changed as error:
-                host.mark_dirty()
+                if host.model is base.model:
+                    host.mark_dirty()
                 run.notices.append(f"The base model is not as it was ({error}). Reload it before you chat; the next run reloads it by itself.")
             finally:
-                base = None if host.model is base else base
-                if base is not None:
+                if host.model is not base.model:
                     run.notices.append(CHANGED_MEANWHILE)
+                del base
                 _free_memory()
         run.end(*_outcome(run))
     except (DataError, SettingsError) as error:
@@ -264,13 +276,13 @@ def failure_message(error: Exception, run: TrainingRun) -> str:
 # Prepare
 
 
-def _prepare(settings: TrainingSettings, host: Host, run: TrainingRun) -> Prepared:
+def _prepare(settings: TrainingSettings, host: Host, tokenizer: Any, run: TrainingRun) -> Prepared:
     def progress(doing: str, share: float) -> None:
         if run.stop_requested:
             raise Stopped
         run.update(message=f"{doing} ({share:.0%})")
 
-    prepared = prepare(settings, host.tokenizer, host, progress)
+    prepared = prepare(settings, tokenizer, host, progress)
     run.notices.extend(prepared.report.notices)
     run.update(report=prepared.report, total_steps=prepared.plan.total_steps, message="Loading the trainer")
     if run.stop_requested:
@@ -281,18 +293,18 @@ def _prepare(settings: TrainingSettings, host: Host, run: TrainingRun) -> Prepar
 # Train
 
 
-def _train_and_save(settings: TrainingSettings, host: Host, run: TrainingRun, prepared: Prepared, base: Any, base_name: str) -> None:
+def _train_and_save(settings: TrainingSettings, host: Host, run: TrainingRun, prepared: Prepared, base: Base) -> None:
     import transformers
 
     transformers.set_seed(settings.seed)
-    model = attach_lora(base, settings)
+    model = attach_lora(base.model, settings)
     folder = path_in(host.lora_dir, settings.lora_name)
     old = None if settings.always_override else continued.finished(folder)
     if old is not None:
         _go_on_from(old, model, run)
     with _room_for(folder, run, going_on=old is not None):
         run.write_to(folder)
-        run.record("start", settings=settings.entered(), model=base_name, report=prepared.report.as_dict(), earlier_steps=run.earlier_steps)
+        run.record("start", settings=settings.entered(), model=base.name, report=prepared.report.as_dict(), earlier_steps=run.earlier_steps)
         settings.save(folder / "training_parameters.json")
 
         def save_checkpoint(name: str) -> None:
@@ -302,7 +314,7 @@ def _train_and_save(settings: TrainingSettings, host: Host, run: TrainingRun, pr
         trainer = _trainer(model, settings, run, prepared, folder, save_checkpoint)
         result = _until_stopped(trainer)
         run.update(status=SAVING, message="Saving", train_loss=result)
-        _save_all(model, settings, base_name, run, prepared, folder)
+        _save_all(model, settings, base.name, run, prepared, folder)
 
 
 def attach_lora(model: Any, settings: TrainingSettings) -> Any:

@@ -182,7 +182,11 @@ def current() -> TrainingRun | None:
 
 
 def busy_message(run: TrainingRun) -> str:
-    return f"“{run.name}” is being trained (step {run.step} of {run.total_steps}); interrupt it or wait for its end."
+    return f"“{run.name}” is being trained ({_place(run)}); interrupt it or wait for its end."
+
+
+def _place(run: TrainingRun) -> str:
+    return f"step {run.step} of {run.total_steps}" if run.total_steps else "its data is being prepared"
 
 
 def waiting_message() -> str | None:
@@ -192,7 +196,7 @@ def waiting_message() -> str | None:
         return None
     left = "" if run.remaining is None else f", about {max(1, round(run.remaining / 60))} min left"
     return (
-        f"Training PRO is training “{run.name}” with this model (step {run.step} of {run.total_steps}{left}). The answer comes when the run "
+        f"Training PRO is training “{run.name}” with this model ({_place(run)}{left}). The answer comes when the run "
         "has ended; Interrupt in the Training PRO tab ends it now and saves it."
     )
 

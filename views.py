@@ -11,8 +11,8 @@ from typing import Any
 from .blocks import Item
 from .dataset_tools import Report
 from .host import Host
-from .settings import NOT_CHOSEN, OPTIONS, SECTIONS
-from .token_view import Token
+from .settings import BUILT_IN, NOT_CHOSEN, OPTIONS, SECTIONS
+from .token_view import LEFT_OUT, Token
 from .training_run import DONE, FAILED, INTERRUPTED, PREPARING, SAVING, TRAINING, TrainingRun
 
 STATUS_WORDS = {PREPARING: "Preparing", TRAINING: "Training", SAVING: "Saving", DONE: "Done", INTERRUPTED: "Interrupted", FAILED: "Failed"}
@@ -83,6 +83,15 @@ def problems(found: list[str], heading: str = "Not started") -> str:
     return f'<div class="tp-status tp-bad"><div class="tp-head"><i class="tp-dot"></i><b>{escape(heading)}: {things} to be changed</b></div>{_list(found, "tp-problems")}</div>'
 
 
+def heading(words: str) -> str:
+    return f'<div class="tp-heading">{escape(words)}</div>'
+
+
+def bytes_of(done: int, size: int | None) -> str:
+    """3.1 of 12.0 MB; 3.1 MB where the whole is not known"""
+    return f"{done / 1e6:,.1f} of {size / 1e6:,.1f} MB" if size else f"{done / 1e6:,.1f} MB"
+
+
 def notice(text: str, kind: str = "tp-idle") -> str:
     return f'<div class="tp-status {kind}">{escape(text)}</div>'
 
@@ -132,12 +141,12 @@ def report(found: Report, settings: Any) -> str:
 def token_view(item: Item, found: list[Token], number: int, count: int, which: str) -> str:
     """One block, each token coloured: learned, masked, special. The id and the place show where the mouse is."""
     trained = sum(token.trained for token in found)
-    where = {"json": "row", "jsonl": "row"}.get(item.kind)
-    place = f"{where} {item.row:,}" if where else f"characters {item.start:,} to {item.end:,}"
-    facts = [f"{number:,} of {count:,}", KIND_NAMES_ONE[item.kind], place, f"{len(found):,} tokens, {trained:,} trained"]
+    row = [f"row {item.row:,}"] if item.row else []
+    place = [f"characters {item.start:,} to {item.end:,}"] if item.end else []
+    facts = [f"{number:,} of {count:,}", KIND_NAMES_ONE[item.kind], *row, *place, f"{len(found):,} tokens, {trained:,} trained"]
     if item.trimmed:
         facts.append("trimmed at the cutoff")
-    if which.startswith("Left out"):
+    if which in LEFT_OUT:
         facts.append("not trained")
     shown = "".join(_token(place_, token) for place_, token in enumerate(found))
     legend = "".join(
@@ -186,7 +195,9 @@ def _default(kind: Any) -> str:
 
 def _range(kind: Any) -> str:
     if kind.files:
-        return "a file of the datasets folder" if kind.files != "format" else "a file of the formats folder"
+        listed = BUILT_IN.get(kind.key)
+        folder = {"format": "formats", "template": "instruction-templates"}.get(kind.files, "datasets")
+        return f"{', '.join(listed)}, or a file of the {folder} folder" if listed else f"a file of the {folder} folder"
     if kind.key == "optimizer":
         return "every name that the installed transformers accepts"
     if kind.choices:

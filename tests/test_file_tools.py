@@ -5,7 +5,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from training_pro.dataset_tools import DataError, prepare, read_rows
-from training_pro.file_tools import ToolError, download, dump, json_to_jsonl, split, text_to_jsonl
+from training_pro.file_tools import ToolError, download, download_target, dump, json_to_jsonl, split, text_to_jsonl
 
 ROWS = [{"instruction": f"ask {n}", "input": "", "output": f"say {n}"} for n in range(20)]
 
@@ -104,15 +104,19 @@ def served(content=b"hello", status=200, length=None):
         server.server_close()
 
 
+def fetched(url, folder, overwrite):
+    target = download_target(url, folder, overwrite)
+    return target, list(download(url, target))
+
+
 def test_a_download_arrives_whole_and_is_not_written_over_unasked(tmp_path):
-    seen = []
     with served(b"x" * 3_000_000) as address:
-        path = download(f"{address}/folder/my%20data.txt?download=true", tmp_path, False, lambda done, size: seen.append((done, size)))
+        path, seen = fetched(f"{address}/folder/my%20data.txt?download=true", tmp_path, False)
         assert path.name == "my data.txt" and path.stat().st_size == 3_000_000 and seen[-1] == (3_000_000, 3_000_000)
         with pytest.raises(ToolError, match="Tick Overwrite to replace it"):
-            download(f"{address}/my%20data.txt", tmp_path, False)
+            download_target(f"{address}/my%20data.txt", tmp_path, False)
     with served(b"new") as address:
-        assert download(f"{address}/my%20data.txt", tmp_path, True).read_bytes() == b"new"
+        assert fetched(f"{address}/my%20data.txt", tmp_path, True)[0].read_bytes() == b"new"
 
 
 @pytest.mark.parametrize(
@@ -129,15 +133,15 @@ def test_a_download_arrives_whole_and_is_not_written_over_unasked(tmp_path):
 )
 def test_what_is_no_data_file_is_refused_before_anything_is_fetched(tmp_path, url, words):
     with pytest.raises(ToolError, match=words):
-        download(url, tmp_path, False)
+        download_target(url, tmp_path, False)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_download_that_breaks_leaves_nothing(tmp_path):
     with served(b"x", status=404) as address, pytest.raises(ToolError, match="the server answers 404"):
-        download(f"{address}/a.txt", tmp_path, False)
+        fetched(f"{address}/a.txt", tmp_path, False)
     with served(b"short", length=1000) as address, pytest.raises(ToolError, match="the connection broke"):
-        download(f"{address}/a.txt", tmp_path, False)
+        fetched(f"{address}/a.txt", tmp_path, False)
     with pytest.raises(ToolError, match="could not be reached"):
-        download("http://127.0.0.1:1/a.txt", tmp_path, False)
+        fetched("http://127.0.0.1:1/a.txt", tmp_path, False)
     assert list(tmp_path.iterdir()) == []

@@ -89,16 +89,17 @@ def test_a_run_of_the_web_uis_own_tab_is_the_same_run_here():
         False,
     )
     assert (settings.training_projection, settings.accumulation, settings.eliminate_long_blocks) == ("all-linear", 8, True)
-    values, unseen = settings.on_the_page()
-    assert (values["grad_accumulation"], unseen) == (8, []) and "batch_size" not in values
+    values = settings.on_the_page()
+    assert values["grad_accumulation"] == 8 and "batch_size" not in values and settings.not_on_the_page() == []
     settings, _, notices = TrainingSettings.from_saved({**saved, "format": "Alpaca", "dataset": "None", "text_dataset": "tales"})
     assert notices == [] and settings.instruction_template == "Alpaca"
     assert (settings.dataset, settings.format, settings.datasetJSONL, settings.train_on_inputs) == ("tales", "text rows", None, True)
 
 
 def test_what_the_page_cannot_show_is_said():
-    _, unseen = TrainingSettings(packing=True, seed=1, auto_batch=True).on_the_page()
-    assert unseen == ["Not available in this version, so not copied: Packing, Auto batch."]
+    assert TrainingSettings(packing=True, seed=1, auto_batch=True).not_on_the_page() == [
+        "Not available in this version, so not copied: Packing, Auto batch."
+    ]
 
 
 def test_all_values_that_cannot_be_used_are_named_at_once():

@@ -284,22 +284,29 @@ def test_it_needs_nothing_but_the_standard_library():
     assert subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True).returncode == 0
 
 
-def test_the_web_uis_versions_have_an_environment_of_their_own(start, monkeypatch, capsys):
-    ran = []
+def test_the_web_uis_versions_have_an_environment_of_their_own(start, calls, monkeypatch):
+    assert start.webui_python_problem((3, 11)) is None and "this is 3.13" in start.webui_python_problem((3, 13))
+    installed = []
 
-    def run(command, **_):
-        ran.append(command)
-        start.WEBUI_ENVIRONMENT.mkdir(exist_ok=True)
-        return subprocess.CompletedProcess(command, 0, "", "")
+    def install(command, log):
+        installed.append((command, log))
+        log.parent.mkdir(exist_ok=True)
+        log.write_text("ERROR: no such version\n", encoding="utf-8")
+        return len(installed) // 2  # the first succeeds
 
-    start.ENVIRONMENT.mkdir()
-    monkeypatch.setattr(start.subprocess, "run", run)
-    if not (3, 10) <= sys.version_info[:2] <= (3, 12):
-        assert "this is" in start.make_webui_environment() and not ran
-        return
-    assert start.make_webui_environment() is None
-    assert [command[1:3] for command in ran] == [["-m", "venv"], ["-m", "pip"]] and ran[1][-1].endswith("constraints-webui.txt")
-    assert start.make_webui_environment() is None and len(ran) == 2
+    monkeypatch.setattr(start, "install", install)
+    assert start.make_webui_environment() is None and start.make_webui_environment() is None
+    assert calls == [[sys.executable, "-m", "venv", "--clear", str(start.WEBUI_ENVIRONMENT)]]
+    ((command, log),) = installed
+    assert command[-2:] == ["-r", str(start.HERE / "constraints-webui.txt")] and log == start.WEBUI_ENVIRONMENT / "install.log"
     (start.HERE / "constraints-webui.txt").write_text("gradio==4", encoding="utf-8")
-    monkeypatch.setattr(start.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, int("pip" in command), "", ""))
-    assert "Installing the web UI's versions failed" in start.make_webui_environment()
+    assert "Installing the web UI's versions failed: ERROR: no such version" in start.make_webui_environment()
+
+
+def test_the_tests_are_not_run_with_half_an_environment(start, calls, monkeypatch, capsys):
+    monkeypatch.setattr(start, "webui_python_problem", lambda version: None)
+    monkeypatch.setattr(start, "make_webui_environment", lambda: "Installing failed.")
+    assert start.main(["test"]) == 2 and "Installing failed." in capsys.readouterr().err
+    assert not any("pytest" in command for command in calls)
+    monkeypatch.setattr(start, "webui_python_problem", lambda version: "Too new.")
+    assert start.main(["test"]) == 7 and "Too new. The tests in the stand-in" in capsys.readouterr().out

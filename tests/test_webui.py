@@ -366,8 +366,7 @@ import pandas as pd
 from training_pro import evaluations
 from training_pro.host import WebuiHost
 host = WebuiHost()
-evaluations.add(host.evaluations_file, model="demo", loras=["ahoy"], dataset="tale", perplexity=3.25, stride=512, max_length=0)
-host.evaluations_changed()
+host.record_evaluation(model="demo", loras=["ahoy"], dataset="tale", perplexity=3.25, stride=512, max_length=0)
 print(evaluate.generate_markdown_table()[["Model", "LoRAs", "Perplexity"]].values.tolist())
 entry = dict(Model="other", LoRAs="-", Dataset="tale", Perplexity=4.5, stride="1", max_length="2", Date="2026-01-01 10:00:00", Comment="")
 evaluate.save_past_evaluations(pd.concat([evaluate.past_evaluations, pd.DataFrame([entry])], ignore_index=True))
