@@ -314,13 +314,13 @@ def _verify(options: argparse.Namespace) -> int:
     if found := train_utils.check_data(settings, host):
         return _refuse(found)
     try:
-        report = prepare(settings, host.tokenizer, host).report
+        report = prepare(settings, host.tokenizer, host, look=True).report
     except DataError as error:
         return _refuse(error.problems)
-    for notice in report.notices:
+    for notice in [*report.notices, *report.hygiene]:
         _say(f"note: {notice}")
     for key, value in report.as_dict().items():
-        if key != "notices":
+        if key not in ("notices", "hygiene"):
             print(f"{key}: {value}")
     if options.json:
         print(json.dumps(report.as_dict(), ensure_ascii=False))
@@ -335,8 +335,8 @@ def _perplexity(options: argparse.Namespace) -> int:
     import filelock
 
     from .dataset_tools import DataError, read_text
+    from .encoding import tokens_of
     from .perplexity import perplexity
-    from .slicer import tokens_of
 
     try:
         text = read_text(options.text)

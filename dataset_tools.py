@@ -1,41 +1,38 @@
-"""Files → rows → texts → tokens and labels. Verify and Start both call `prepare`, so what is shown is what is trained."""
+"""Rows and text files → texts → tokens and labels. Verify and Start both call `prepare`, so what is shown is what is trained."""
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
-from itertools import chain, pairwise
+from dataclasses import asdict, dataclass, field
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any
 
-from .blocks import IGNORED, Blocks, Item
+from .blocks import IGNORED, Blocks, Item, spans_of
 from .chat_templates import TemplateError, assistant_spans, render, template_for
 from .custom_scheduler import schedule_notices
+from .encoding import Encoder
+from .hygiene import Hygiene
 from .paths import natural_key
+from .rows import ROWS_NAMED, DataError, Row, Rows, is_hub_name, open_rows, read_json, read_rows, read_text
+from .seams import Seams
 from .settings import OPTIONS, TEXT_ROWS, Plan, TrainingSettings
-from .slicer import Block, slice_fixed, slice_text, with_bos_eos, without_small_blocks
+from .slicer import Block, is_small, iter_blocks, slice_fixed, with_bos_eos
+
+__all__ = ["Collator", "DataError", "Prepared", "Progress", "Report", "prepare", "read_rows", "read_text"]
 
 logger = logging.getLogger(__name__)
 
-ROWS_NAMED = 5  # how many bad rows a message names before it only counts them
 LEFT_OUT = ("nothing trained", "too long")
 LEFT_OUT_KEPT = 1000  # of each reason, to be looked at
 BATCH = 1000  # rows that are tokenized at once
+SLICED = 200  # blocks between two reports of progress
 
-Progress = Callable[[str, float], None]  # what is being done, and which share of it
-
-
-class DataError(ValueError):
-    """Data that cannot be trained; `problems` has a sentence for each fault, with the file, the place and what to do."""
-
-    def __init__(self, problems: list[str]):
-        super().__init__("\n".join(problems))
-        self.problems = problems
+Progress = Callable[[str, float], None]  # what is being done, and which share of it; may raise to stop the work
 
 
 @dataclass
@@ -52,6 +49,8 @@ class Report:
     trimmed_rows: int = 0
     untrained_rows: int = 0
     small_blocks: int = 0
+    unfit_rows: int = 0
+    repeated_rows: int = 0
     eval_blocks: int = 0
     eval_left_out: int = 0
     steps_per_epoch: int = 0
@@ -61,6 +60,7 @@ class Report:
     save_suggested: int = 0
     cutoff_suggested: int = 0
     notices: list[str] = field(default_factory=list)
+    hygiene: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -73,7 +73,8 @@ class Prepared:
     `train` and `eval` are `datasets.Dataset`s with `input_ids` and `labels` (lists of int of equal length, `IGNORED` where no
     loss is computed; the first token of a block is never predicted, so it is never trained). `formatting` is what the texts were made with,
     saved as training_prompt.json. `pad_id` fills up a batch. `blocks` are those of `train` with where they came from;
-    `left_out` are the first that are not trained, by the reason (keys of LEFT_OUT).
+    `left_out` are the first that are not trained, by the reason (keys of LEFT_OUT); `text_files` are the files that text blocks were
+    cut from; `repeats` are the numbers of the rows that “Leave out repeats” leaves out.
     """
 
     train: Any
@@ -84,121 +85,388 @@ class Prepared:
     pad_id: int
     blocks: Blocks
     left_out: dict[str, Blocks]
+    text_files: list[Path] = field(default_factory=list)
+    repeats: set[int] = field(default_factory=set)
 
 
-def prepare(settings: TrainingSettings, tokenizer: Any, host: Any, progress: Progress | None = None) -> Prepared:
+def prepare(settings: TrainingSettings, tokenizer: Any, host: Any, progress: Progress | None = None, *, look: bool = False) -> Prepared:
     """Read, format, tokenize, mask and cut the chosen data.
 
     Args:
         settings: which data and how; checked with `problems` before.
         tokenizer: the model's; only called, never changed.
         host: a `host.Host`, for the folders and for its chat template.
-        progress: called with what is being done and the share of it that is done.
+        progress: called with what is being done and the share of it that is done; what it raises ends the work.
+        look: also look for repeated rows where they are not left out.
 
     Raises:
         DataError: with every problem that was found.
     """
-    progress = progress or (lambda doing, share: None)
-    report = Report()
-    formatting: dict[str, Any] = {}
-    left_out = {reason: Blocks() for reason in LEFT_OUT}
-    blocks = _keep(_items(settings, tokenizer, host, False, report, formatting, progress), settings, report, left_out)
-    evaluation, _ = settings.evaluation
-    evaluated = Blocks()
-    if evaluation:
-        side = Report()
-        evaluated = _keep(_items(settings, tokenizer, host, True, side, formatting, progress), settings, side, {})
-        report.eval_blocks, report.eval_left_out = len(evaluated), side.dropped_rows + side.untrained_rows
-        if not evaluated:
-            raise DataError([f"{_evaluation_label(settings)}: no row of “{evaluation}” is left to measure; {_why_none(side, settings)}"])
-    if not blocks:
-        raise DataError([f"Nothing is left to train; {_why_none(report, settings)}"])
+    work = _Work(settings, tokenizer, host, progress or (lambda doing, share: None))
+    try:
+        return work.prepared(look)
+    except OSError as error:
+        raise DataError(
+            [f"The prepared data cannot be written into {host.scratch_dir}: {error.strerror or error}. Free some space, or make the folder writable."]
+        ) from error
 
-    plan = Plan.of(settings, len(blocks))
-    _measure(blocks, settings, plan, report, getattr(host, "context_length", None))
-    evaluation_data = evaluated.dataset() if evaluated else None
-    return Prepared(blocks.dataset(), evaluation_data, report, plan, formatting, choose_pad_id(tokenizer), blocks, left_out)
+
+class _Work:
+    """One preparation: what is needed everywhere, and what is found on the way."""
+
+    def __init__(self, settings: TrainingSettings, tokenizer: Any, host: Any, progress: Progress):
+        self.settings, self.tokenizer, self.host, self.progress = settings, tokenizer, host, progress
+        self.encoder, self.seams = Encoder(tokenizer), Seams(tokenizer)
+        self.bos, self.eos = bos_eos(tokenizer, settings)
+        self.report = Report()
+        self.formatting: dict[str, Any] = {}
+        self.text_files: list[Path] = []
+        self.repeats: set[int] = set()
+
+    def prepared(self, look: bool) -> Prepared:
+        settings, report = self.settings, self.report
+        if (look or settings.leave_out_repeats) and (settings.dataset or settings.datasetJSONL):
+            self._look_for_repeats()
+        left_out = {reason: Blocks() for reason in LEFT_OUT}
+        blocks = self._keep(self._items(False, report), report, left_out)
+        evaluation, _ = settings.evaluation
+        evaluated = Blocks(self.host.scratch_dir)
+        if evaluation:
+            side = Report()
+            evaluated = self._keep(self._items(True, side), side, {})
+            report.eval_blocks, report.eval_left_out = len(evaluated), side.dropped_rows + side.untrained_rows + side.unfit_rows
+            if not evaluated:
+                raise DataError([f"{_evaluation_label(settings)}: no row of “{evaluation}” is left to measure; {_why_none(side, settings)}"])
+        if not blocks:
+            raise DataError([f"Nothing is left to train; {_why_none(report, settings)}"])
+
+        plan = Plan.of(settings, len(blocks))
+        _measure(blocks, settings, plan, report, getattr(self.host, "context_length", None))
+        return Prepared(
+            blocks.dataset(), evaluated.dataset() if evaluated else None, report, plan, self.formatting, choose_pad_id(self.tokenizer), blocks,
+            left_out, self.text_files, self.repeats,
+        )  # fmt: skip
+
+    # Which data
+
+    def _items(self, evaluation: bool, report: Report) -> Iterator[Item]:
+        """The blocks of the chosen training or evaluation data, tokenized and masked, before anything is left out."""
+        settings = self.settings
+        if settings.hybrid_training and not evaluation:
+            rows = self._share(self._row_items(False, report), settings.hybrid_data_ratio)
+            return chain(rows, self._share(self._text_items(report), settings.hybrid_text_ratio))
+        if settings.dataset or settings.datasetJSONL or evaluation:
+            return self._row_items(evaluation, report)
+        return self._text_items(report)
+
+    def _rows(self, evaluation: bool) -> Iterator[tuple[int, Row]]:
+        """The chosen rows with their columns named as the formats know them, without those that are left out as repeats."""
+        settings = self.settings
+        if settings.datasetJSONL:
+            key = "eval_datasetJSONL" if evaluation else "datasetJSONL"
+        else:
+            key = "eval_dataset" if evaluation else "dataset"
+        self.source = open_rows(self._find(key))
+        without = self.repeats if settings.leave_out_repeats and not evaluation else set()
+        return ((number, row) for number, row in map_columns(self.source, settings.column_mapping, self.source.name) if number not in without)
+
+    def _row_items(self, evaluation: bool, report: Report) -> Iterator[Item]:
+        rows = self._rows(evaluation)
+        if self.settings.datasetJSONL:
+            return self._chat_items(rows, report)
+        if self._format() == TEXT_ROWS:
+            return self._text_row_items(rows, report)
+        return self._json_items(rows, report)
+
+    def _format(self) -> str | dict[str, str]:
+        """The format file's entries, or TEXT_ROWS."""
+        chosen = self.settings.format
+        if not chosen:
+            raise DataError(
+                [f"Data Format is not chosen: a JSON Dataset needs one, such as alpaca-format, or “{TEXT_ROWS}” for rows that hold a whole text."]
+            )
+        if chosen == TEXT_ROWS:
+            self.formatting["text_rows"] = "text"
+            return TEXT_ROWS
+        if "format" not in self.formatting:
+            self.formatting["format"] = read_format(self._find("format"))
+        return self.formatting["format"]
+
+    def _template(self) -> str:
+        if "chat_template" not in self.formatting:
+            try:
+                self.formatting["chat_template"] = template_for(self.settings, self.tokenizer, self.host)
+            except (TemplateError, OSError, ValueError) as error:
+                raise DataError([str(error)]) from error
+        return self.formatting["chat_template"]
+
+    def _find(self, key: str) -> Path | str:
+        name = getattr(self.settings, key)
+        if OPTIONS[key].files in ("json", "jsonl") and is_hub_name(name):
+            return name
+        try:
+            return self.host.data_file(OPTIONS[key].files, name)
+        except (ValueError, OSError) as error:
+            raise DataError([f"{OPTIONS[key].label}: {error}"]) from error
+
+    def _share(self, items: Iterable[Item], percent: int) -> Iterator[Item]:
+        """So many of 100 blocks, drawn with the seed evenly across the data."""
+        if percent >= 100:
+            return iter(items)
+        found = Blocks(self.host.scratch_dir)
+        for item in items:
+            found.add(item)
+        return (found[number] for number in share(len(found), percent, self.settings.seed))
+
+    def _keep(self, items: Iterable[Item], report: Report, left_out: dict[str, Blocks]) -> Blocks:
+        """Trim or leave out what is longer than the cutoff, leave out what has no trained token, and count both.
+
+        The longest lengths are those before trimming: they tell which cutoff would hold everything.
+        """
+        cutoff, eliminate = self.settings.cutoff_len, self.settings.eliminate_long_blocks
+
+        def leave_out(item: Item, reason: str) -> None:
+            if reason in left_out and len(left_out[reason]) < LEFT_OUT_KEPT:
+                left_out[reason].add(item)
+
+        kept = Blocks(self.host.scratch_dir)
+        for item in items:
+            length = len(item.input_ids)
+            if length > report.second_longest_block:
+                report.second_longest_block, report.longest_block = sorted((report.longest_block, length))
+            if length > cutoff:
+                if eliminate:
+                    report.dropped_rows += 1
+                    leave_out(item, "too long")
+                    continue
+                report.trimmed_rows += 1
+                item.cut(cutoff)
+            if not item.spans:
+                report.untrained_rows += 1  # its loss would be 0 / 0
+                leave_out(item, "nothing trained")
+                continue
+            kept.add(item)
+        return kept
+
+    # Repeats
+
+    def _look_for_repeats(self) -> None:
+        """Find rows that stand in the data more than once, or in the evaluation data too, and what is wrong with answers."""
+        found = Hygiene()
+        evaluation, _ = self.settings.evaluation
+        names = []
+        for side in [False, True] if evaluation else [False]:
+            rows = self._rows(side)
+            names.append(self.source.name)
+            for number, text, answer in self._read_texts(rows):
+                found.see(number, text, answer, evaluation=side)
+                if number % BATCH == 0:
+                    self.progress(f"Looking for repeats in {self.source.name}", self.source.share)
+        self.progress("Comparing rows", 0.0)
+        findings = found.findings()
+        self.repeats = findings.leave_out()
+        self.report.hygiene = findings.sentences(names[0], names[1] if evaluation else None)
+        if self.settings.leave_out_repeats:
+            self.report.repeated_rows = len(self.repeats)
+
+    def _read_texts(self, rows: Iterator[tuple[int, Row]]) -> Iterator[tuple[int, str, str | None]]:
+        """Each row's number, its text as a person reads it, and its answer where it has one. Rows that do not fit are left to the preparation."""
+        if self.settings.datasetJSONL:
+            for number, row in rows:
+                if chat := messages_of(row):
+                    answers = [turn["content"] for turn in chat if turn["role"] == "assistant"]
+                    yield number, "\n".join(f"{turn['role']}: {turn['content']}" for turn in chat), answers[-1] if answers else None
+            return
+        template = self._format()
+        entries = by_key_set(template) if isinstance(template, dict) else {}
+        marker = self.settings.train_only_after
+        for number, row in rows:
+            text = row.get("text") if template == TEXT_ROWS else format_row(row, entries)
+            answer = next((row[key] for key in ANSWERS if isinstance(row.get(key), str)), None)
+            if not isinstance(text, str):
+                text = "\n".join(str(value) for value in row.values())
+            if answer is None and marker and marker in text:
+                answer = text.partition(marker)[2]
+            yield number, text, answer
+
+    # Rows with a format file
+
+    def _json_items(self, rows: Iterator[tuple[int, Row]], report: Report) -> Iterator[Item]:
+        """Format and tokenize flat rows; without Train on Inputs only what follows Train Only After is trained."""
+        marker = "" if self.settings.train_on_inputs else self.settings.train_only_after
+        for batch in self._batches(self._formatted(rows, report)):
+            texts = [text for _, text in batch]
+            if not marker:
+                for (number, _), ids in zip(batch, self.encoder.ids(texts), strict=True):
+                    yield self._item(ids, 0, number)
+                continue
+            for (number, text), (ids, starts) in zip(batch, self.encoder.ids_and_starts(texts), strict=True):
+                place = text.find(marker)
+                first = bisect_left(starts, place + len(marker)) if place >= 0 else len(ids)
+                yield self._item(ids, first, number, eos_trained=place >= 0)
+
+    def _formatted(self, rows: Iterator[tuple[int, Row]], report: Report) -> Iterator[tuple[int, str]]:
+        template, name = self._format(), self.source.name
+        entries = by_key_set(template)
+        misfits = _Misfits(name, self.settings, report)
+        for number, row in rows:
+            text = format_row(row, entries)
+            if text is None:
+                misfits.add(_unfit(name, number, row, template))
+            elif misfits.go_on:
+                yield number, text
+        misfits.end()
+
+    def _batches(self, pairs: Iterator[tuple[int, Any]]) -> Iterator[list[tuple[int, Any]]]:
+        source = self.source
+        while batch := list(islice(pairs, BATCH)):
+            self.progress(f"Tokenizing {source.name}", source.share)
+            yield batch
+
+    def _item(self, ids: list[int], first: int, row: int, *, eos_trained: bool = True) -> Item:
+        """A row whose tokens are learned from `first` on, with BOS and EOS. The first token is never predicted, so it is never learned."""
+        before = 1 if self.bos and ids[:1] != self.bos else 0
+        whole = with_bos_eos(ids, self.bos, self.eos)
+        begin = max(1, first + before)
+        end = len(whole) if eos_trained else before + len(ids)
+        return Item(whole, [(begin, end)] if begin < end else [], "json", row=row)
+
+    # Chats
+
+    def _chat_items(self, rows: Iterator[tuple[int, Row]], report: Report) -> Iterator[Item]:
+        """Render chats with the chat template and tokenize them; without Train on Inputs only the assistant's turns are trained."""
+        special = set(self.tokenizer.all_special_ids)
+        for batch in self._batches(self._rendered(rows, report)):
+            texts = [text for _, (text, _) in batch]
+            if self.settings.train_on_inputs:
+                for (number, _), ids in zip(batch, self.encoder.ids(texts), strict=True):
+                    yield Item(ids, [(1, len(ids))] if len(ids) > 1 else [], "jsonl", row=number)
+                continue
+            for (number, (text, turns)), (ids, starts) in zip(batch, self.encoder.ids_and_starts(texts), strict=True):
+                mask = [False] * len(ids)
+                for begin, end in turns:
+                    first, after = _turn(begin, end, ids, starts, text, special)
+                    mask[first:after] = [True] * (after - first)
+                yield Item(ids, spans_of(mask), "jsonl", row=number)
+
+    def _rendered(self, rows: Iterator[tuple[int, Row]], report: Report) -> Iterator[tuple[int, tuple[str, list[tuple[int, int]]]]]:
+        """Each chat's text, and the characters of it that the assistant says."""
+        template, name = self._template(), self.source.name
+        misfits = _Misfits(name, self.settings, report)
+        for number, row in rows:
+            chat = messages_of(row)
+            if chat is None:
+                misfits.add(f"“{name}”, row {number} has no chat; it needs “messages” with role and content, or “conversations” with from and value.")
+                continue
+            try:
+                text = render(self.tokenizer, chat, template)
+                spans = [] if self.settings.train_on_inputs else assistant_spans(self.tokenizer, chat, template, text)
+            except Exception as error:  # a template is a program of the model's maker: it may raise anything
+                misfits.add(f"“{name}”, row {number}: {_template_fault(error)}")
+                continue
+            if misfits.go_on:
+                yield number, (text, spans)
+        misfits.end()
+
+    # Text
+
+    def _text_items(self, report: Report) -> Iterator[Item]:
+        """Cut a .txt, or each .txt of a folder in natural order, into blocks."""
+        path = self._find("raw_text_file")
+        files = sorted(path.glob("*.txt"), key=lambda file: natural_key(file.name)) if path.is_dir() else [path]
+        if not files:
+            raise DataError([f"Text file: the folder “{path.name}” holds no .txt files."])
+        self.text_files = files
+        for number, file in enumerate(files):
+            self.progress(f"Reading {file.name}", number / len(files))
+            text = read_text(file)
+            for count, block in enumerate(self._sliced(text)):
+                if count % SLICED == 0:
+                    self.progress(f"Slicing {file.name}", (number + block.end / max(1, len(text))) / len(files))
+                if self.settings.min_chars > 0 and is_small(block, self.settings.min_chars):
+                    report.small_blocks += 1
+                else:
+                    yield _text_item(block, file=number)
+
+    def _text_row_items(self, rows: Iterator[tuple[int, Row]], report: Report) -> Iterator[Item]:
+        """Rows that hold a whole text under “text”: each is a unit of its own, cut into blocks where it is longer than the cutoff."""
+        name, source = self.source.name, self.source
+        misfits = _Misfits(name, self.settings, report)
+        for number, row in rows:
+            text = row.get("text")
+            if not isinstance(text, str) or not text.strip():
+                misfits.add(f"“{name}”, row {number} has no text under “text”. Mend the row, or say in Column mapping which column it is (text=…).")
+                continue
+            if number % BATCH == 1:
+                self.progress(f"Slicing {name}", source.share)
+            if misfits.go_on:
+                for block in self._sliced(text, hard_cut_string=""):
+                    yield _text_item(block, row=number)
+        misfits.end()
+
+    def _sliced(self, text: str, **changes: Any) -> Iterator[Block]:
+        """The blocks of a text, by the older fixed-length slicing where that is chosen."""
+        settings = self.settings
+        common = {
+            "cutoff_len": settings.cutoff_len,
+            "hard_cut_string": settings.hard_cut_string,
+            "add_bos": settings.add_bos_token,
+            "add_eos": settings.add_eos_token,
+            "eos_on_hard_cut_only": settings.add_eos_token_type == "Hard Cut Blocks Only",
+            **changes,
+        }
+        try:
+            if settings.overlap_len > 0 and not settings.precize_slicing_overlap and not settings.sliding_window:
+                fixed = {"overlap_len": settings.overlap_len, "newline_favor_len": settings.newline_favor_len}
+                yield from slice_fixed(text, self.seams, **fixed, **common)
+            else:
+                more = {"overlap": settings.precize_slicing_overlap, "sliding_window": settings.sliding_window}
+                yield from iter_blocks(text, self.seams, **more, **common)
+        except ValueError as error:
+            raise DataError([str(error)]) from error
+
+
+def _text_item(block: Block, row: int = 0, file: int = 0) -> Item:
+    ids = block.input_ids
+    kind = "overlapping" if block.overlapping else "text"
+    return Item(ids, [(1, len(ids))] if len(ids) > 1 else [], kind, row=row, start=block.start, end=block.end, file=file)
+
+
+class _Misfits:
+    """Rows that cannot be made into a text: named all together at the end, or left out where the user says so."""
+
+    def __init__(self, name: str, settings: TrainingSettings, report: Report):
+        self.name, self.skip, self.report = name, settings.skip_unfit_rows, report
+        self.found = 0
+        self.sentences: list[str] = []
+
+    def add(self, sentence: str) -> None:
+        self.found += 1
+        if len(self.sentences) < ROWS_NAMED:
+            self.sentences.append(sentence)
+
+    @property
+    def go_on(self) -> bool:
+        """Whether the rows behind are still prepared; else they are only looked at for further faults."""
+        return self.skip or not self.found
+
+    def end(self) -> None:
+        if self.found and not self.skip:
+            more = [f"… and {self.found - ROWS_NAMED} more rows."] if self.found > ROWS_NAMED else []
+            raise DataError([*self.sentences, *more, f"Or tick “{OPTIONS['skip_unfit_rows'].label}” to leave such rows out."])
+        self.report.unfit_rows += self.found
 
 
 def _evaluation_label(settings: TrainingSettings) -> str:
     return OPTIONS["eval_datasetJSONL" if settings.datasetJSONL else "eval_dataset"].label
 
 
-def _items(settings, tokenizer, host, evaluation: bool, report: Report, formatting: dict, progress: Progress) -> Iterator[Item]:
-    """The blocks of the chosen training or evaluation data, tokenized and masked, before anything is left out."""
-    if settings.hybrid_training and not evaluation:
-        rows = _row_items(settings, tokenizer, host, False, formatting, progress)
-        text = text_items(_find(host, "raw_text_file", settings), settings, tokenizer, report, progress)
-        return chain(_share(rows, settings.hybrid_data_ratio, settings.seed), _share(text, settings.hybrid_text_ratio, settings.seed))
-    if settings.dataset or settings.datasetJSONL or evaluation:
-        return _row_items(settings, tokenizer, host, evaluation, formatting, progress)
-    return text_items(_find(host, "raw_text_file", settings), settings, tokenizer, report, progress)
-
-
-def _row_items(settings, tokenizer, host, evaluation: bool, formatting: dict, progress: Progress) -> Iterator[Item]:
-    if settings.datasetJSONL:
-        path = _find(host, "eval_datasetJSONL" if evaluation else "datasetJSONL", settings)
-        try:
-            template = formatting["chat_template"] = template_for(settings, tokenizer, host)
-        except (TemplateError, OSError, ValueError) as error:
-            raise DataError([str(error)]) from error
-        return chat_items(map_columns(read_rows(path), settings.column_mapping, path.name), path.name, template, settings, tokenizer, progress)
-    path = _find(host, "eval_dataset" if evaluation else "dataset", settings)
-    if not settings.format:
-        raise DataError(
-            [f"Data Format is not chosen: a JSON Dataset needs one, such as alpaca-format, or “{TEXT_ROWS}” for rows that hold a whole text."]
-        )
-    rows = map_columns(read_rows(path), settings.column_mapping, path.name)
-    if settings.format == TEXT_ROWS:
-        formatting["text_rows"] = "text"
-        return text_row_items(rows, path.name, settings, tokenizer, progress)
-    template = read_format(_find(host, "format", settings))
-    formatting["format"] = template
-    return json_items(rows, path.name, template, settings, tokenizer, progress)
-
-
-def _share(items: Iterable[Item], percent: int, seed: int) -> list[Item]:
-    """So many of 100 blocks, one drawn by chance from each of as many equal stretches of the data, so that all parts of it are there."""
-    items = list(items)
-    wanted = round(len(items) * percent / 100)
+def share(count: int, percent: int, seed: int) -> list[int]:
+    """The numbers of so many of 100 blocks: one drawn by chance from each of as many equal stretches, so that all parts of the data are there."""
+    wanted = round(count * percent / 100)
     chance = random.Random(seed)
-    edges = [number * len(items) // wanted for number in range(wanted + 1)] if wanted else []
-    return [items[chance.randrange(first, after)] for first, after in pairwise(edges)]
-
-
-def _find(host: Any, key: str, settings: TrainingSettings) -> Path:
-    try:
-        return host.data_file(OPTIONS[key].files, getattr(settings, key))
-    except (ValueError, OSError) as error:
-        raise DataError([f"{OPTIONS[key].label}: {error}"]) from error
-
-
-def _keep(items: Iterable[Item], settings: TrainingSettings, report: Report, left_out: dict[str, Blocks]) -> Blocks:
-    """Trim or leave out what is longer than the cutoff, leave out what has no trained token, and count both.
-
-    The longest lengths are those before trimming: they tell which cutoff would hold everything.
-    """
-
-    def leave_out(item: Item, reason: str) -> None:
-        if reason in left_out and len(left_out[reason]) < LEFT_OUT_KEPT:
-            left_out[reason].add(item)
-
-    kept = Blocks()
-    for item in items:
-        report.second_longest_block, report.longest_block = sorted((report.second_longest_block, report.longest_block, len(item.input_ids)))[1:]
-        if len(item.input_ids) > settings.cutoff_len:
-            if settings.eliminate_long_blocks:
-                report.dropped_rows += 1
-                leave_out(item, "too long")
-                continue
-            report.trimmed_rows += 1
-            item = replace(item, input_ids=item.input_ids[: settings.cutoff_len], labels=item.labels[: settings.cutoff_len], trimmed=True)
-        if not item.trained:
-            report.untrained_rows += 1  # its loss would be 0 / 0
-            leave_out(item, "nothing trained")
-            continue
-        kept.add(item)
-    return kept
+    edges = [number * count // wanted for number in range(wanted + 1)] if wanted else []
+    return [chance.randrange(first, after) for first, after in pairwise(edges)]
 
 
 def _why_none(report: Report, settings: TrainingSettings) -> str:
@@ -208,6 +476,10 @@ def _why_none(report: Report, settings: TrainingSettings) -> str:
         if settings.dataset and not settings.train_on_inputs:
             reason += f": “{settings.train_only_after}” (Train Only After) stands in none of them, or only behind the cutoff"
         reasons.append(reason)
+    if report.unfit_rows:
+        reasons.append(f"{report.unfit_rows} rows do not fit (Skip rows that do not fit is on)")
+    if report.repeated_rows:
+        reasons.append(f"{report.repeated_rows} rows are repeats (Leave out repeats is on)")
     if report.dropped_rows:
         reasons.append(f"{report.dropped_rows} rows are longer than the cutoff of {settings.cutoff_len} tokens (Eliminate cutoff blocks is on)")
     if report.small_blocks:
@@ -246,142 +518,33 @@ def _measure(blocks: Blocks, settings: TrainingSettings, plan: Plan, report: Rep
     )
 
 
-# Reading
+# Rows
 
 
-def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, without byte order mark and with CRLF folded.
-
-    Raises:
-        DataError: it cannot be read or is not UTF-8; names the byte.
-    """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise DataError([f"“{path.name}” cannot be read: {error.strerror or error}."]) from error
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError([f"“{path.name}” is not UTF-8 text: byte {error.start} is 0x{raw[error.start]:02x}. Save the file as UTF-8."]) from error
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+ANSWERS = ("output", "response", "answer", "completion")
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON array, of a file with one JSON object a line (which of the two is seen from the file), of CSV or of Parquet.
-
-    Raises:
-        DataError: broken JSON (with line and column), rows that are not objects (with their numbers), or a broken table.
-    """
-    if path.suffix.lower() == ".csv":
-        return _csv(path)
-    if path.suffix.lower() == ".parquet":
-        return _parquet(path)
-    text = read_text(path)
-    if not text.strip():
-        raise DataError([f"“{path.name}” is empty."])
-    rows = _json(path, text) if text.lstrip().startswith("[") else _json_lines(path, text)
-    if not isinstance(rows, list):
-        raise DataError([f"“{path.name}” must hold a list of rows: [ {{…}}, {{…}} ]."])
-    if not rows:
-        raise DataError([f"“{path.name}” holds no rows."])
-    if wrong := [number for number, row in enumerate(rows, 1) if not isinstance(row, dict)]:
-        raise DataError([f'“{path.name}”: {_numbers(wrong)} must be an object with keys, like {{"instruction": …, "output": …}}.'])
-    return rows
-
-
-def _csv(path: Path) -> list[dict[str, Any]]:
-    import csv
-    import io
-
-    text = read_text(path)
-    if not text.strip():
-        raise DataError([f"“{path.name}” is empty."])
-    rows = []
-    try:
-        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        for number, row in enumerate(reader, 1):
-            if None in row or None in row.values():
-                cells = sum(value is not None for key, value in row.items() if key is not None) + len(row.get(None, []))
-                raise DataError(
-                    [f"“{path.name}”, row {number}: it has {cells} cells, and the first line names {len(reader.fieldnames or [])} columns."]
-                )
-            rows.append(row)
-    except csv.Error as error:
-        raise DataError(
-            [f"“{path.name}” is broken CSV at line {reader.line_num}: {error}. Cells with commas, quotes or new lines stand in quotes."]
-        ) from error
-    if not rows:
-        raise DataError([f"“{path.name}” holds no rows under its first line."])
-    return rows
-
-
-def _parquet(path: Path) -> list[dict[str, Any]]:
-    import pyarrow.parquet
-
-    try:
-        rows = pyarrow.parquet.read_table(path).to_pylist()
-    except Exception as error:  # pyarrow raises many kinds; each means that the file is no good
-        raise DataError([f"“{path.name}” cannot be read as Parquet: {str(error).splitlines()[0][:200]}."]) from error
-    if not rows:
-        raise DataError([f"“{path.name}” holds no rows."])
-    return rows
-
-
-def map_columns(rows: list[dict[str, Any]], mapping: str, file: str) -> list[dict[str, Any]]:
+def map_columns(rows: Rows | Iterable[tuple[int, Row]], mapping: str, file: str) -> Iterator[tuple[int, Row]]:
     """Give columns the names that the Data Format knows: “instruction=question, output=answer”.
 
     Raises:
         DataError: the mapping is not of that form, or names a column that no row has.
     """
     if not mapping.strip():
-        return rows
+        yield from rows
+        return
     names = {}
     for part in mapping.split(","):
         ours, sign, theirs = (piece.strip() for piece in part.partition("="))
         if not (ours and sign and theirs):
             raise DataError([f"Column mapping: “{part.strip()}” is not of the form instruction=question."])
         names[theirs] = ours
-    known = list(dict.fromkeys(key for row in rows for key in row))
+    known: dict[str, None] = {}
+    for number, row in rows:
+        known.update(dict.fromkeys(row))
+        yield number, {names.get(key, key): value for key, value in row.items() if key in names or key not in names.values()}
     if missing := [name for name in names if name not in known]:
         raise DataError([f"Column mapping: “{file}” has no column {' or '.join(missing)}; it has {', '.join(known)}."])
-    return [{names.get(key, key): value for key, value in row.items() if key in names or key not in names.values()} for row in rows]
-
-
-def _json(path: Path, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError([f"“{path.name}” is broken JSON at line {error.lineno}, column {error.colno}: {error.msg}."]) from error
-    except RecursionError as error:
-        raise DataError([f"“{path.name}” is nested too deeply to be read."]) from error
-
-
-def _json_lines(path: Path, text: str) -> list[Any]:
-    rows, problems = [], []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if not problems and number == 1:
-                return [_json(path, text)]  # one object over several lines; a broken one is named with its own line
-            problems.append(f"“{path.name}” is broken JSON at line {number}, column {error.colno}: {error.msg}.")
-        except RecursionError:
-            problems.append(f"“{path.name}”, line {number}, is nested too deeply to be read.")
-    if problems:
-        raise DataError(_first_few(problems))
-    return rows
-
-
-def _first_few(problems: list[str]) -> list[str]:
-    more = len(problems) - ROWS_NAMED
-    return problems[:ROWS_NAMED] + ([f"… and {more} more of this kind."] if more > 0 else [])
-
-
-def _numbers(rows: list[int]) -> str:
-    named = ", ".join(str(number) for number in rows[:ROWS_NAMED])
-    return f"row{'s' if len(rows) > 1 else ''} {named}" + (f" and {len(rows) - ROWS_NAMED} more" if len(rows) > ROWS_NAMED else "")
 
 
 # JSON rows with a format file
@@ -393,7 +556,7 @@ def read_format(path: Path) -> dict[str, str]:
     Raises:
         DataError: it is not such a file.
     """
-    read = _json(path, read_text(path))
+    read = read_json(path)
     if not isinstance(read, dict) or not read or not all(isinstance(text, str) for text in read.values()):
         raise DataError([f'Data Format “{path.stem}” must be one JSON object that maps keys to texts: {{"instruction,output": "…%instruction%…"}}.'])
     return read
@@ -417,33 +580,10 @@ def by_key_set(template: dict[str, str]) -> dict[frozenset[str], str]:
     return {frozenset(key.strip() for key in keys.split(",")): text for keys, text in template.items()}
 
 
-def json_items(
-    rows: list[dict], file: str, template: dict[str, str], settings: TrainingSettings, tokenizer: Any, progress: Progress
-) -> Iterator[Item]:
-    """Format and tokenize flat rows; without Train on Inputs only what follows Train Only After is trained."""
-    entries = by_key_set(template)
-    texts = [format_row(row, entries) for row in rows]
-    if wrong := [(number, row) for number, (row, text) in enumerate(zip(rows, texts, strict=True), 1) if text is None]:
-        raise DataError(_wrong_rows(file, wrong, template))
-    marker = "" if settings.train_on_inputs else settings.train_only_after
-    bos, eos = bos_eos(tokenizer, settings)
-    for number, (ids, starts, text) in enumerate(_tokenized(texts, tokenizer, bool(marker), f"Tokenizing {file}", progress), 1):
-        if not marker:
-            mask = [True] * len(ids)
-        else:
-            place = text.find(marker)
-            learned_from = place + len(marker) if place >= 0 else len(text) + 1
-            mask = [start >= learned_from for start in starts]
-        yield _item(ids, mask, bos, eos, "json", row=number, eos_trained=not marker or marker in text)
-
-
-def _wrong_rows(file: str, wrong: list[tuple[int, dict]], template: dict[str, str]) -> list[str]:
+def _unfit(file: str, number: int, row: Row, template: dict[str, str]) -> str:
     known = " or ".join(f"“{keys}”" for keys in template)
-    said = []
-    for number, row in wrong:
-        keys = ", ".join(key for key, value in row.items() if isinstance(value, str) and value.strip()) or "nothing"
-        said.append(f"“{file}”, row {number}: it has text under {keys}; the Data Format knows {known}. Mend the row or choose another Data Format.")
-    return _first_few(said)
+    keys = ", ".join(key for key, value in row.items() if isinstance(value, str) and value.strip()) or "nothing"
+    return f"“{file}”, row {number}: it has text under {keys}; the Data Format knows {known}. Mend the row or choose another Data Format."
 
 
 # Chats
@@ -469,36 +609,6 @@ def messages_of(row: dict[str, Any]) -> list[dict[str, str]] | None:
     return messages
 
 
-def chat_items(rows, file, template: str, settings, tokenizer, progress: Progress) -> Iterator[Item]:
-    """Render chats with the chat template and tokenize them; without Train on Inputs only the assistant's turns are trained."""
-    chats = [messages_of(row) for row in rows]
-    if wrong := [number for number, chat in enumerate(chats, 1) if chat is None]:
-        raise DataError(
-            [f"“{file}”: {_numbers(wrong)} have no chat; each row needs “messages” with role and content, or “conversations” with from and value."]
-        )
-
-    texts, spans, problems = [], [], []
-    for number, chat in enumerate(chats, 1):
-        try:
-            text = render(tokenizer, chat, template)
-            spans.append([] if settings.train_on_inputs else assistant_spans(tokenizer, chat, template, text))
-            texts.append(text)
-        except Exception as error:  # a template is a program of the model's maker: it may raise anything
-            problems.append(f"“{file}”, row {number}: {_template_fault(error)}")
-    if problems:
-        raise DataError(_first_few(problems))
-
-    special = set(tokenizer.all_special_ids)
-    masked = not settings.train_on_inputs
-    for number, (ids, starts, text) in enumerate(_tokenized(texts, tokenizer, masked, f"Tokenizing {file}", progress)):
-        mask = [True] * len(ids)
-        if masked:
-            spans[number] = [(_token_begin(starts, text, begin), end) for begin, end in spans[number]]
-            mask = [any(begin <= start < end for begin, end in spans[number]) for start in starts]
-            _end_with_turn(mask, ids, starts, text, spans[number], special)
-        yield _item(ids, mask, [], [], "jsonl", row=number + 1)
-
-
 def _template_fault(error: Exception) -> str:
     said = str(error).strip().splitlines()
     return f"the chat template refuses it: {said[0] if said else type(error).__name__}. Change the row's roles or their order."
@@ -510,112 +620,24 @@ def _token_begin(starts: list[int], text: str, begin: int) -> int:
     return starts[place] if place >= 0 and text[starts[place] : begin].isspace() else begin
 
 
-def _end_with_turn(mask: list[bool], ids: list[int], starts: list[int], text: str, spans: list[tuple[int, int]], special: set[int]) -> None:
-    """Take back the white space that a template puts behind the end-of-turn token: the model never has to write it."""
-    for begin, end in spans:
-        inside = [place for place, start in enumerate(starts) if begin <= start < end]
-        last = max((place for place in inside if ids[place] in special), default=None)
-        if last is not None and not text[starts[last + 1] if last + 1 < len(ids) else len(text) : end].strip():
-            for place in inside:
-                if place > last:
-                    mask[place] = False
-
-
-# Text
-
-
-def text_items(path: Path, settings: TrainingSettings, tokenizer: Any, report: Report, progress: Progress) -> Iterator[Item]:
-    """Cut a .txt, or each .txt of a folder in natural order, into blocks."""
-    files = sorted(path.glob("*.txt"), key=lambda file: natural_key(file.name)) if path.is_dir() else [path]
-    if not files:
-        raise DataError([f"Text file: the folder “{path.name}” holds no .txt files."])
-    for number, file in enumerate(files):
-        progress(f"Slicing {file.name}", number / len(files))
-        blocks = _sliced(read_text(file), settings, tokenizer)
-        large = without_small_blocks(blocks, settings.min_chars)
-        report.small_blocks += len(blocks) - len(large)
-        for block in large:
-            yield _text_item(block)
-
-
-def _sliced(text: str, settings: TrainingSettings, tokenizer: Any, **changes: Any) -> list[Block]:
-    """The blocks of a text, by the older fixed-length slicing where that is chosen."""
-    common = {
-        "cutoff_len": settings.cutoff_len,
-        "hard_cut_string": settings.hard_cut_string,
-        "add_bos": settings.add_bos_token,
-        "add_eos": settings.add_eos_token,
-        "eos_on_hard_cut_only": settings.add_eos_token_type == "Hard Cut Blocks Only",
-        **changes,
-    }
-    try:
-        if settings.overlap_len > 0 and not settings.precize_slicing_overlap and not settings.sliding_window:
-            return slice_fixed(text, tokenizer, overlap_len=settings.overlap_len, newline_favor_len=settings.newline_favor_len, **common)
-        return slice_text(text, tokenizer, overlap=settings.precize_slicing_overlap, sliding_window=settings.sliding_window, **common)
-    except ValueError as error:
-        raise DataError([str(error)]) from error
-
-
-def text_row_items(rows: list[dict], file: str, settings: TrainingSettings, tokenizer: Any, progress: Progress) -> Iterator[Item]:
-    """Rows that hold a whole text under “text”: each is a unit of its own, cut into blocks where it is longer than the cutoff."""
-    if wrong := [number for number, row in enumerate(rows, 1) if not isinstance(row.get("text"), str) or not row["text"].strip()]:
-        raise DataError(
-            [f"“{file}”: {_numbers(wrong)} have no text under “text”. Mend the rows, or say in Column mapping which column it is (text=…)."]
-        )
-    for number, row in enumerate(rows, 1):
-        if number % BATCH == 1:
-            progress(f"Slicing {file}", number / len(rows))
-        for block in _sliced(row["text"], settings, tokenizer, hard_cut_string=""):
-            yield _text_item(block, row=number)
-
-
-def _text_item(block: Block, row: int = 0) -> Item:
-    item = _item(block.input_ids, [True] * len(block.input_ids), [], [], "overlapping" if block.overlapping else "text", row=row)
-    return replace(item, start=block.start, end=block.end)
+def _turn(begin: int, end: int, ids: list[int], starts: list[int], text: str, special: set[int]) -> tuple[int, int]:
+    """The tokens of what the assistant says, without the white space that a template puts behind the end-of-turn token: the model never
+    has to write it."""
+    first, after = bisect_left(starts, _token_begin(starts, text, begin)), bisect_left(starts, end)
+    last = max((place for place in range(first, after) if ids[place] in special), default=None)
+    if last is not None and not text[starts[last + 1] if last + 1 < len(ids) else len(text) : end].strip():
+        after = last + 1
+    return first, after
 
 
 # Tokens
 
 
 def bos_eos(tokenizer: Any, settings: TrainingSettings) -> tuple[list[int], list[int]]:
+    """What a block begins and ends with."""
     bos = [tokenizer.bos_token_id] if settings.add_bos_token and tokenizer.bos_token_id is not None else []
     eos = [tokenizer.eos_token_id] if settings.add_eos_token and tokenizer.eos_token_id is not None else []
     return bos, eos
-
-
-def _tokenized(texts: list[str], tokenizer: Any, want_starts: bool, doing: str, progress: Progress) -> Iterator[tuple[list[int], list[int], str]]:
-    """(ids, where each token starts in the text, text) of each text; the starts only where they are wanted."""
-    fast = getattr(tokenizer, "is_fast", False)
-    for first in range(0, len(texts), BATCH):
-        progress(doing, first / len(texts))
-        batch = texts[first : first + BATCH]
-        offsets = {"return_offsets_mapping": True} if want_starts and fast else {}
-        encoded = tokenizer(batch, add_special_tokens=False, return_attention_mask=False, verbose=False, **offsets)
-        for number, text in enumerate(batch):
-            ids = encoded["input_ids"][number]
-            starts = []
-            if offsets:
-                starts = [begin for begin, _ in encoded["offset_mapping"][number]]
-            elif want_starts:
-                starts = _starts_by_prefix(ids, text, tokenizer)
-            yield ids, starts, text
-
-
-def _starts_by_prefix(ids: list[int], text: str, tokenizer: Any) -> list[int]:
-    """Where each token starts, for a tokenizer that cannot say: by the length of what the ids before it decode to."""
-    return [min(len(tokenizer.decode(ids[:n], clean_up_tokenization_spaces=False)), len(text)) for n in range(len(ids))]
-
-
-def _item(ids: list[int], mask: list[bool], bos: list[int], eos: list[int], kind: str, *, row: int = 0, eos_trained: bool = True) -> Item:
-    """Add BOS and EOS and make the labels. The first token is never predicted, so its label is always ignored."""
-    whole = with_bos_eos(ids, bos, eos)
-    added_before = bool(bos) and ids[:1] != bos
-    added_behind = len(whole) - len(ids) - added_before
-    learned = [False] * added_before + list(mask) + [eos_trained] * added_behind
-    labels = [token if learn else IGNORED for token, learn in zip(whole, learned, strict=True)]
-    if labels:
-        labels[0] = IGNORED
-    return Item(list(whole), labels, kind, row=row)
 
 
 PAD_TOKENS = ("<|finetune_right_pad_id|>", "<|vision_pad|>", "<pad>", "[PAD]", "<|pad|>", "<PAD>", "<|padding|>", "<|end_of_text|>")

@@ -1,20 +1,15 @@
-"""The tools of the page: split, convert, download and dump. Each writes whole files or none, and never over one unless asked to."""
+"""The tools of the page: split, convert and dump. Each writes whole files or none, and never over one unless asked to."""
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from .dataset_tools import read_rows, read_text
-from .paths import name_problem, path_in, whole_file, write_whole
-
-DOWNLOADS = (".txt", ".json", ".jsonl", ".csv")
-LARGEST_DOWNLOAD = 20 * 2**30  # bytes
-TIMEOUT = 30  # seconds without an answer
+from .paths import path_in, write_whole
 
 
 class ToolError(ValueError):
@@ -40,7 +35,7 @@ def split(path: Path, percent: float, seed: int, overwrite: bool) -> tuple[Path,
     held = set(random.Random(seed).sample(range(len(rows)), held_out))
     parts = {"train": [row for n, row in enumerate(rows) if n not in held], "eval": [row for n, row in enumerate(rows) if n in held]}
     targets = {part: path.with_name(f"{path.stem}_{part}{path.suffix}") for part in parts}
-    _free(targets.values(), overwrite)
+    must_be_free(targets.values(), overwrite)
     for part, target in targets.items():
         write_whole(target, as_json_lines(parts[part]) if path.suffix == ".jsonl" else json.dumps(parts[part], indent=1, ensure_ascii=False) + "\n")
     return targets["train"], targets["eval"]
@@ -96,53 +91,6 @@ def dump(prepared: Any, tokenizer: Any, folder: Path, name: str, remove_special:
     return target
 
 
-def download_target(url: str, folder: Path, overwrite: bool) -> Path:
-    """Where the file of an address will lie: in the folder, under the name at the address's end.
-
-    Raises:
-        ToolError: not an http address, not a data file, or there already.
-    """
-    parts = urlsplit(url.strip())
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise ToolError(f"Download: “{url}” is not an address that begins with http:// or https://.")
-    name = unquote(parts.path.rsplit("/", 1)[-1])
-    if not name.lower().endswith(DOWNLOADS):
-        raise ToolError(f"Download: the address ends with “{name}”; it must end with a file name: {', '.join(DOWNLOADS)}.")
-    if problem := name_problem(name):
-        raise ToolError(f"Download: the file name {problem}.")
-    target = path_in(folder, name)
-    _free([target], overwrite)
-    return target
-
-
-def download(url: str, target: Path) -> Iterator[tuple[int, int | None]]:
-    """Fetch a file; yields the bytes so far and in all (None: the server does not say). It is there when the last was yielded.
-
-    Raises:
-        ToolError: the server refuses, the connection fails, or the file is too large; nothing is left behind.
-    """
-    import httpx
-
-    try:
-        with httpx.stream("GET", url.strip(), follow_redirects=True, timeout=TIMEOUT) as answer:
-            if not answer.is_success:
-                raise ToolError(f"Download: the server answers {answer.status_code} {answer.reason_phrase}. Check the address.")
-            size = int(answer.headers["content-length"]) if answer.headers.get("content-length", "").isdigit() else None
-            done = 0
-            with whole_file(target) as file:
-                for piece in answer.iter_bytes(2**20):
-                    done += len(piece)
-                    if done > LARGEST_DOWNLOAD:
-                        raise ToolError(f"Download: the file is larger than {LARGEST_DOWNLOAD // 2**30} GB; fetch it in another way.")
-                    file.write(piece)
-                    yield done, size
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        host = urlsplit(url.strip()).netloc
-        raise ToolError(
-            f"Download: {host} could not be reached, or the connection broke ({type(error).__name__}). Nothing was kept; try again."
-        ) from error
-
-
 def as_json_lines(rows: list[Any]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
@@ -156,12 +104,13 @@ def _written(path: Path, rows: list[Any], overwrite: bool) -> tuple[Path, int]:
     target = path.with_suffix(".jsonl")
     if target == path:
         raise ToolError(f"Convert: “{path.name}” is JSONL already.")
-    _free([target], overwrite)
+    must_be_free([target], overwrite)
     write_whole(target, as_json_lines(rows))
     return target, len(rows)
 
 
-def _free(targets: Any, overwrite: bool) -> None:
+def must_be_free(targets: Iterable[Path], overwrite: bool) -> None:
+    """Raise a ToolError when one of the files is there and may not be replaced."""
     there = [f"“{target.name}”" for target in targets if target.exists()]
     if there and not overwrite:
         are, them = ("is", "it") if len(there) == 1 else ("are", "them")

@@ -17,6 +17,7 @@ from typing import Any
 
 from . import evaluations
 from .paths import natural_key, path_in
+from .rows import is_hub_name
 from .versions import dtype_argument
 
 HERE = Path(__file__).resolve().parent
@@ -278,6 +279,8 @@ class Host:
         )
 
     def data_file_problem(self, kind: str, name: str) -> str | None:
+        if kind in ("json", "jsonl") and is_hub_name(name):
+            return None  # whether the hub has it shows when it is read
         try:
             self.data_file(kind, name)
         except (ValueError, OSError) as error:
@@ -286,6 +289,11 @@ class Host:
 
     def _folder_of(self, kind: str) -> Path:
         return {"format": self.formats_dir, "template": self.templates_dir}.get(kind, self.datasets_dir)
+
+    @property
+    def scratch_dir(self) -> Path:
+        """Where prepared data lies that is too much for memory."""
+        return self.logs_dir.parent / "cache" / "training_pro"
 
     @property
     def templates_dir(self) -> Path:

@@ -8,45 +8,111 @@ import os
 import re
 import shutil
 import tempfile
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 # Windows refuses these as file names whatever their ending, so a run named so could not be moved there.
-_RESERVED = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)}
-_FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
+_RESERVED = {"con", "prn", "aux", "nul", "conin$", "conout$"} | {f"{port}{n}" for port in ("com", "lpt") for n in "123456789¹²³"}
+_FORBIDDEN = '<>:"/\\|?*'
 _LONGEST_NAME = 200  # bytes: 255 is the usual limit of a file system, and endings such as "-epoch-3" are added
+
+# Letters and signs by their category that are drawn as nothing: combining grapheme joiner, fillers of Hangul and Khmer, the empty Braille cell.
+_DRAWN_AS_NOTHING = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
+_JOINERS = "\u200c\u200d"  # Persian, Indian scripts and emoji are spelled with them
 
 
 def name_problem(name: str) -> str | None:
     """Say in half a sentence why `name` cannot be one file or folder name on every platform; None when it can."""
+    if not isinstance(name, str):  # a request made by hand may hold anything
+        return "is not a text; type a name"
     if not name.strip():
         return "is empty; type a name"
     if name != name.strip() or name.endswith("."):
-        return f"“{name}” begins or ends with a space or ends with a dot; remove it"
-    if name in (".", "..") or name.startswith("~"):
-        return f"“{name}” leads out of its folder; type a plain name"
-    if forbidden := _FORBIDDEN.search(name):
-        shown = forbidden.group() if forbidden.group().isprintable() else f"character number {ord(forbidden.group())}"
-        return f"“{name}” holds “{shown}”, which no file name may hold; use letters, digits, “-”, “_”, spaces and dots"
+        return f"“{shown_name(name)}” begins or ends with a space or ends with a dot; remove it"
+    if name.startswith("~"):
+        return f"“{shown_name(name)}” leads out of its folder; type a plain name"
+    for place, character in enumerate(name):
+        if character in _FORBIDDEN:
+            return f"“{shown_name(name)}” holds “{character}”, which no file name may hold; use letters, digits, “-”, “_”, spaces and dots"
+        if _is_hidden(name, place):
+            return f"“{shown_name(name)}” holds the character U+{ord(character):04X}, which cannot be seen; type the name without it"
     if name.split(".")[0].rstrip().lower() in _RESERVED:
         return f"“{name}” is a name that Windows keeps for itself; type another"
-    if len(name.encode("utf-8", "surrogatepass")) > _LONGEST_NAME:
+    if len(name.encode("utf-8")) > _LONGEST_NAME:
         return f"is {len(name)} characters long; shorten it to at most {_LONGEST_NAME}"
     return None
 
 
+def shown_name(name: str) -> str:
+    """`name` as a message can hold it: at most 60 characters, and what cannot be seen written as its number."""
+    seen = "".join(f"<U+{ord(character):04X}>" if _is_hidden(name, place) else character for place, character in enumerate(name[:61]))
+    return seen if len(name) <= 60 else f"{seen}…"
+
+
+def _is_hidden(name: str, place: int) -> bool:
+    """Whether the character is drawn as nothing, changes how its neighbours are drawn, or is none (half of a pair, a noncharacter)."""
+    character = name[place]
+    if character.isascii():
+        return not character.isprintable()
+    if character in _JOINERS:
+        around = name[place - 1 : place] + name[place + 1 : place + 2]
+        return len(around) < 2 or any(other.isascii() or unicodedata.category(other) == "Cf" for other in around)
+    if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") or character in _DRAWN_AS_NOTHING:
+        return True
+    return ord(character) & 0xFFFE == 0xFFFE or 0xFDD0 <= ord(character) <= 0xFDEF
+
+
 def path_in(folder: Path, name: str, ending: str = "") -> Path:
-    """The path of `name + ending` directly inside `folder`.
+    """The path of `name + ending` directly inside `folder`. The folder itself may be a link: that is the user's own decision.
 
     Raises:
-        ValueError: the name is not a single component, or a link of that name leads out of the folder.
+        ValueError: the name is not a single component, or a link of that name leads out of the folder, to the folder itself or in a circle.
     """
     if problem := name_problem(name):
         raise ValueError(f"The name {problem}.")
     path = Path(folder) / f"{name}{ending}"
-    if path.is_symlink() and not path.resolve().is_relative_to(Path(folder).resolve()):
-        raise ValueError(f"“{name}” is a link that leads out of {Path(folder).name}; use the file itself.")
+    if os.path.lexists(path):  # not only links: Windows has junctions, which pathlib knows from Python 3.12 on
+        try:
+            whole, top = path.resolve(), Path(folder).resolve()
+        except RuntimeError:  # a circle, until Python 3.12
+            whole = path
+        if whole.is_symlink():
+            raise ValueError(f"“{path.name}” is a link that leads in a circle; remove it.")
+        if whole == top or not whole.is_relative_to(top):
+            raise ValueError(f"“{path.name}” is a link that leads out of {Path(folder).name}; use the file itself.")
     return path
+
+
+def path_for_new(folder: Path, name: str, ending: str = "") -> Path:
+    """`path_in` for what is to be made: refuses also what another disk or system would take for a name that is there already.
+
+    Something of exactly this name may be there; whether that is replaced is for the caller to ask.
+
+    Raises:
+        ValueError: as in `path_in`, or a name is there that differs only by case, Unicode form or what cannot be seen.
+    """
+    path = path_in(folder, name, ending)
+    there: list[str] = []
+    with contextlib.suppress(OSError):  # a folder that is not there yet holds nothing
+        there = os.listdir(folder)
+    if path.name in there:
+        return path
+    for other in there:
+        if unicodedata.normalize("NFC", other) == unicodedata.normalize("NFC", path.name):
+            raise ValueError(f"“{path.name}” is there already, written in another Unicode form. Choose it from the list, or type another name.")
+        if _sameness(other) == _sameness(path.name):
+            raise ValueError(
+                f"“{path.name}” is there already as “{shown_name(other)}”, and on many disks the two are one. "
+                "Write it as it is there, or type another name."
+            )
+    return path
+
+
+def _sameness(name: str) -> str:
+    """Equal for names that a disk which knows no case, no Unicode forms or no dots at the end takes for one."""
+    seen = "".join(character for character in name if unicodedata.category(character) != "Cf")
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", seen).casefold()).rstrip(" .")
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -416,6 +416,19 @@ class TrainingSettings(BaseModel):
         section="hybrid", widget="slider", low=0, high=100, step=1, whole=True,
     )  # fmt: skip
 
+    skip_unfit_rows: bool = option(
+        False,
+        "Skip rows that do not fit",
+        "Rows that no entry of the Data Format fits, or that the chat template refuses: on leaves them out and counts them, off names them.",
+        section="final", widget="checkbox",
+    )  # fmt: skip
+    leave_out_repeats: bool = option(
+        False,
+        "Leave out repeats",
+        "Leaves out rows that stand in the data twice or nearly so, rows that stand in the evaluation data too, and rows with an empty answer.",
+        section="final", widget="checkbox",
+    )  # fmt: skip
+
     # G. Final configuration
     cutoff_len: int = option(
         256,

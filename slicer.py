@@ -2,19 +2,32 @@
 
 A unit is a run of text between two hard cuts. Every block lies in one unit, begins where a sentence begins and ends where
 one ends; only a sentence that is longer than a block is itself split, at a word boundary where there is one.
+
+The text is tokenized once, in batches of many sentences, and a block's tokens are put together from them (see seams.py).
 """
 
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import cached_property
+from array import array
+from bisect import bisect_left, bisect_right
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
+from .seams import Seams
+from .sentences import sentence_spans
 
-@dataclass(frozen=True)
+STRETCH = 1_000_000  # characters of neighbouring units that are worked on together
+BATCH = 250_000  # characters that are tokenized at once
+WINDOW = 100_000  # characters in which sentences are looked for at once
+LONGEST_TOKEN = 12  # characters a token has at most on average: a sentence longer than so many a token is surely longer than a block
+MARGIN = 16  # tokens by which a sentence may grow when it stands at the beginning of a block
+
+
 class Block:
     """One training item cut from a text.
 
@@ -22,11 +35,25 @@ class Block:
     text with CRLF already folded, so that `source[start:end] == text`. An overlapping block repeats what other blocks hold.
     """
 
-    text: str
-    input_ids: list[int] = field(repr=False)
-    overlapping: bool
-    start: int
-    end: int
+    # Blocks share the source and the tokens of their stretch of it: a book has many of them.
+    __slots__ = ("_after", "_ends", "_first", "_head", "_source", "_tail", "_tokens", "end", "overlapping", "start")
+
+    def __init__(self, source: str, start: int, end: int, overlapping: bool, tokens: tuple[Any, int, int], head: Any, tail: Any, ends: Any):
+        self._source, self.start, self.end, self.overlapping = source, start, end, overlapping
+        self._tokens, self._first, self._after = tokens
+        self._head, self._tail, self._ends = head, tail, ends
+
+    @property
+    def text(self) -> str:
+        return self._source[self.start : self.end]
+
+    @property
+    def input_ids(self) -> list[int]:
+        ids = self._tokens[self._first : self._after].tolist()
+        return with_bos_eos([*self._head, *ids, *self._tail], *self._ends)
+
+    def __repr__(self) -> str:
+        return f"Block({self.text!r}, overlapping={self.overlapping}, start={self.start}, end={self.end})"
 
 
 def slice_text(
@@ -61,22 +88,45 @@ def slice_text(
     Raises:
         ValueError: `cutoff_len` leaves no room for text.
     """
-    text = fold_newlines(text)
-    bos = [tokenizer.bos_token_id] if add_bos and tokenizer.bos_token_id is not None else []
-    eos = [tokenizer.eos_token_id] if add_eos and tokenizer.eos_token_id is not None else []
-    if cutoff_len <= len(bos) + len(eos):
-        raise ValueError(f"The cutoff of {cutoff_len} tokens leaves no room for text.")
+    blocks = iter_blocks(
+        text, Seams(tokenizer), cutoff_len=cutoff_len, overlap=overlap, sliding_window=sliding_window, hard_cut_string=hard_cut_string,
+        add_bos=add_bos, add_eos=add_eos, eos_on_hard_cut_only=eos_on_hard_cut_only,
+    )  # fmt: skip
+    return [block for block in blocks if not is_small(block, min_chars)]
 
-    blocks = []
-    for start, end in units(text, hard_cut_string):
-        unit = _Unit(text, start, end, tokenizer, cutoff_len, bos, eos, eos_on_hard_cut_only)
-        blocks += unit.sliding_blocks() if sliding_window else unit.blocks(overlap)
-    return without_small_blocks(blocks, min_chars)
+
+def iter_blocks(
+    text: str,
+    seams: Seams,
+    *,
+    cutoff_len: int,
+    overlap: bool = True,
+    sliding_window: bool = False,
+    hard_cut_string: str = "\\n\\n\\n",
+    add_bos: bool = True,
+    add_eos: bool = True,
+    eos_on_hard_cut_only: bool = False,
+) -> Iterator[Block]:
+    """The blocks of `slice_text` one by one, small ones too, with the tokens of one stretch of the text in memory."""
+    text = fold_newlines(text)
+    ends = _Ends(seams.tokenizer, cutoff_len, add_bos, add_eos, eos_on_hard_cut_only)
+    for stretch in _ahead(_Stretch(text, spans, seams, ends) for spans in _together(units(text, hard_cut_string))):
+        for first, after in stretch.units:
+            yield from stretch.sliding_blocks(first, after) if sliding_window else stretch.blocks(first, after, overlap)
+
+
+def _ahead(items: Iterator[Any]) -> Iterator[Any]:
+    """The items, the next one being made in a thread while one is used: the tokenizer works outside of Python's lock."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(next, items, None)
+        while (item := waiting.result()) is not None:
+            waiting = pool.submit(next, items, None)
+            yield item
 
 
 def slice_fixed(
     text: str,
-    tokenizer: Any,
+    seams: Seams,
     *,
     cutoff_len: int,
     overlap_len: int,
@@ -85,44 +135,47 @@ def slice_fixed(
     add_bos: bool = True,
     add_eos: bool = True,
     eos_on_hard_cut_only: bool = False,
-) -> list[Block]:
+) -> Iterator[Block]:
     """The older slicing of the web UI's own tab: blocks of a fixed number of tokens, whatever stands there.
 
     Args:
+        seams: of the tokenizer.
         overlap_len: tokens that a block shares with the one before.
         newline_favor_len: a block's ends move inwards by up to this many characters to fall on a line's end.
         The others are those of `slice_text`.
 
-    Returns:
+    Yields:
         The blocks in the order of the text; `start` and `end` are characters of the folded text.
 
     Raises:
         ValueError: the overlap leaves no room for anything new in a block.
     """
     text = fold_newlines(text)
-    bos = [tokenizer.bos_token_id] if add_bos and tokenizer.bos_token_id is not None else []
-    eos = [tokenizer.eos_token_id] if add_eos and tokenizer.eos_token_id is not None else []
-    room = cutoff_len - len(bos) - len(eos)
+    ends = _Ends(seams.tokenizer, cutoff_len, add_bos, add_eos, eos_on_hard_cut_only)
+    room = cutoff_len - len(ends.bos) - len(ends.eos)
     if overlap_len >= room:
         raise ValueError(f"Overlap Length ({overlap_len}) must be smaller than the cutoff ({cutoff_len} tokens, {room} of them for text).")
-    blocks = []
+
+    def fits(begin: int, end: int) -> bool:
+        return ends.fit(seams.alone(text[begin:end]), end == unit_end)
+
     for unit_start, unit_end in units(text, hard_cut_string):
-        unit = _Unit(text, unit_start, unit_end, tokenizer, cutoff_len, bos, eos, eos_on_hard_cut_only)
-        starts = [*unit.token_starts, unit_end]
+        starts = seams.token_starts(text, unit_start, unit_end)
+        starts.append(unit_end)
         first, covered = 0, unit_start
         while first < len(starts) - 1:
             begin = starts[first]
             end = max(starts[min(first + room, len(starts) - 1)], min(begin + 1, unit_end))
-            while end > begin + 1 and not unit.fits(begin, end):  # cut out of its surroundings, a text may take a token more
+            while end > begin + 1 and not fits(begin, end):  # cut out of its surroundings, a text may take a token more
                 end -= 1
             begin, end = _at_newlines(text, begin, end, newline_favor_len, covered, unit_end)
             if span := _stripped(text, begin, end):
-                blocks.append(unit.block(*span))
+                ids = array("i", seams.alone(text[span[0] : span[1]]))
+                yield Block(text, *span, False, (ids, 0, len(ids)), (), (), ends.of(span[1] == unit_end))
             if end >= unit_end:
                 break
             covered = end
             first = max(first + 1, bisect_left(starts, end) - overlap_len)
-    return blocks
 
 
 def _at_newlines(text: str, start: int, end: int, favor: int, covered: int, unit_end: int) -> tuple[int, int]:
@@ -138,135 +191,41 @@ def _at_newlines(text: str, start: int, end: int, favor: int, covered: int, unit
     return start, end
 
 
-def without_small_blocks(blocks: list[Block], min_chars: int) -> list[Block]:
-    return [block for block in blocks if len(block.text) > min_chars] if min_chars > 0 else blocks
+def is_small(block: Block, min_chars: int) -> bool:
+    return block.end - block.start <= min_chars
 
 
 def fold_newlines(text: str) -> str:
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
-def units(text: str, hard_cut_string: str) -> list[tuple[int, int]]:
+def hard_cut(typed: str) -> str:
+    """The hard cut string as it stands in the text."""
+    return typed.replace("\\n", "\n").replace("\\t", "\t")
+
+
+def units(text: str, hard_cut_string: str) -> Iterator[tuple[int, int]]:
     """(start, end) of each run of text between hard cuts, without the white space around it; empty runs are left out."""
-    cut = hard_cut_string.replace("\\n", "\n").replace("\\t", "\t")
-    edges = [(match.start(), match.end()) for match in re.finditer(re.escape(cut), text)] if cut else []
-    starts = [0, *(end for _, end in edges)]
-    ends = [*(start for start, _ in edges), len(text)]
-    return [span for start, end in zip(starts, ends, strict=True) if (span := _stripped(text, start, end))]
+    cut = hard_cut(hard_cut_string)
+    start = 0
+    while start <= len(text):
+        end = text.find(cut, start) if cut else -1
+        end = len(text) if end < 0 else end
+        if span := _stripped(text, start, end):
+            yield span
+        start = end + max(1, len(cut))
 
 
-class _Unit:
-    """The sentences of one unit with what it takes to count their tokens."""
-
-    def __init__(self, text: str, start: int, end: int, tokenizer: Any, cutoff: int, bos: list[int], eos: list[int], eos_last: bool):
-        self.text, self.tokenizer, self.cutoff, self.bos, self.eos, self.eos_last = text, tokenizer, cutoff, bos, eos, eos_last
-        self.token_starts = self._token_starts(start, end)
-        self.unit_start, self.unit_end = start, end
-
-    @cached_property
-    def sentences(self) -> list[tuple[int, int]]:
-        """(start, end) of each sentence; one that is longer than a block is there in pieces."""
-        found: list[tuple[int, int]] = []
-        for sentence in sentence_spans(self.text, self.unit_start, self.unit_end):
-            found += [sentence] if self.fits(*sentence) else self._pieces(*sentence)
-        return found
-
-    def blocks(self, overlap: bool) -> Iterator[Block]:
-        first = 0
-        while first < len(self.sentences):
-            after = self._fill(first)
-            yield self._block(first, after, overlapping=False)
-            if overlap and after < len(self.sentences):
-                half = self._half_way(first, after)
-                if first < half < after and (reach := self._fill(half)) > after:
-                    yield self._block(half, reach, overlapping=True)
-            first = after
-
-    def sliding_blocks(self) -> Iterator[Block]:
-        last_reach = chain = 0
-        for first in range(len(self.sentences)):
-            reach = self._fill(first)
-            if reach != last_reach:
-                yield self._block(first, reach, overlapping=first != chain)
-                if first == chain:
-                    chain = reach
-            last_reach = reach
-
-    def _fill(self, first: int) -> int:
-        """The index behind the last sentence that still fits into a block beginning with sentence `first`; at least first + 1.
-
-        The tokens of the whole unit give a guess, and counting the very text that will be trained decides.
-        """
-        begin = self.sentences[first][0]
-        room = self.cutoff - len(self.bos) - len(self.eos)
-        first_token = bisect_left(self.token_starts, begin)
-        after = first + 1
-        while after < len(self.sentences) and bisect_left(self.token_starts, self.sentences[after][1]) - first_token <= room:
-            after += 1
-        while after > first + 1 and not self.fits(begin, self.sentences[after - 1][1]):
-            after -= 1
-        while after < len(self.sentences) and self.fits(begin, self.sentences[after][1]):
-            after += 1
-        return after
-
-    def _half_way(self, first: int, after: int) -> int:
-        """The sentence whose start is nearest to the middle of a block, in tokens."""
-        begin, end = (bisect_left(self.token_starts, place) for place in (self.sentences[first][0], self.sentences[after - 1][1]))
-        middle = (begin + end) / 2
-        return min(range(first, after), key=lambda n: abs(bisect_left(self.token_starts, self.sentences[n][0]) - middle))
-
-    def _block(self, first: int, after: int, overlapping: bool) -> Block:
-        return self.block(self.sentences[first][0], self.sentences[after - 1][1], overlapping)
-
-    def block(self, start: int, end: int, overlapping: bool = False) -> Block:
-        return Block(self.text[start:end], self._ids(start, end), overlapping, start, end)
-
-    def fits(self, start: int, end: int) -> bool:
-        # No token is longer than a few dozen characters, but many are one character or less: a short text needs no counting
-        # only where it cannot reach the cutoff even at four tokens a character (bytes of an emoji).
-        if 4 * (end - start) + len(self.bos) + len(self.eos) <= self.cutoff:
-            return True
-        return len(self._ids(start, end)) <= self.cutoff
-
-    def _ids(self, start: int, end: int) -> list[int]:
-        ids = tokens_of(self.tokenizer, [self.text[start:end]])[0]
-        wants_eos = not self.eos_last or end == self.unit_end
-        return with_bos_eos(ids, self.bos, self.eos if wants_eos else [])
-
-    def _token_starts(self, start: int, end: int) -> list[int]:
-        """Where in the text each token of the unit starts, for guesses; every fourth character where the tokenizer cannot say."""
-        if not getattr(self.tokenizer, "is_fast", False):
-            return list(range(start, end, 4))
-        encoded = self.tokenizer(self.text[start:end], add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        return [start + begin for begin, _ in encoded["offset_mapping"]]
-
-    def _pieces(self, start: int, end: int) -> list[tuple[int, int]]:
-        """Split a sentence that is longer than a block, at word boundaries where there are any."""
-        pieces = []
-        while not self.fits(start, end):
-            cut = self._longest_prefix(start, end)
-            pieces.append(_stripped(self.text, start, cut))
-            start = _stripped(self.text, cut, end)[0]
-        return [*pieces, (start, end)]
-
-    def _longest_prefix(self, start: int, end: int) -> int:
-        """The furthest place, preferably behind a word, up to which the text from `start` fits into a block."""
-        low, high = start + 1, end  # low is taken to fit: a single character that does not is a block of its own
-        guess = bisect_left(self.token_starts, start) + self.cutoff
-        if guess < len(self.token_starts):
-            high = min(end, max(start + 2, self.token_starts[guess] + 1))
-            while high < end and self.fits(start, high):
-                low, high = high, min(end, high + (high - start))
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self.fits(start, middle) else (low, middle)
-        word_end = max((match.start() for match in re.finditer(r"\s+", self.text[start : low + 1])), default=0)
-        return start + word_end if word_end and self.fits(start, start + word_end) else low
-
-
-def tokens_of(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    """Token ids of each text without the tokenizer's own BOS and EOS."""
-    return tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+def _together(spans: Iterator[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    """Neighbouring units, so that many short ones are tokenized in one batch."""
+    waiting: list[tuple[int, int]] = []
+    for span in spans:
+        waiting.append(span)
+        if span[1] - waiting[0][0] >= STRETCH:
+            yield waiting
+            waiting = []
+    if waiting:
+        yield waiting
 
 
 def with_bos_eos(ids: list[int], bos: list[int], eos: list[int]) -> list[int]:
@@ -276,87 +235,322 @@ def with_bos_eos(ids: list[int], bos: list[int], eos: list[int]) -> list[int]:
     return [*before, *ids, *behind]
 
 
-# Sentences
+class _Ends:
+    """What stands before and behind a block's text, and how much room that leaves."""
 
-_CLOSERS = "\"'”’»›)\\]}」』）】〉》"
-_OPENERS = "\"'“‘„«‹(\\[{¿¡「『（【〈《"
-_END = re.compile(
-    rf"""
-    (?P<wide>[。！？｡]+[{_CLOSERS}]*)              # scripts that put no space behind a sentence
-  | (?P<mark>[.!?…‽؟۔।॥։]+[{_CLOSERS}]*)(?=\s|$)   # a mark, what closes behind it, and space
-  | (?P<gap>[^\S\n]*\n[^\S\n]*\n)                  # an empty line
-  | (?P<item>\n)(?=[^\S\n]*(?:[-*•–—]\s|\(?\d{{1,3}}[.)]\s|\#{{1,6}}\s|\|))  # the next line is an item of a list, a heading or a table's row
-    """,
-    re.VERBOSE,
-)
-_NEXT = re.compile(rf"\s*[{_OPENERS}—–-]*\s*(\S)?")
-_WORD = re.compile(r"(\S+)$")
-_INITIALS = re.compile(r"^(?:[^\W\d_]\.)*[^\W\d_]$")  # J or U.S or z.B, without the last dot
+    def __init__(self, tokenizer: Any, cutoff: int, add_bos: bool, add_eos: bool, eos_last: bool):
+        self.bos = [tokenizer.bos_token_id] if add_bos and tokenizer.bos_token_id is not None else []
+        self.eos = [tokenizer.eos_token_id] if add_eos and tokenizer.eos_token_id is not None else []
+        self.cutoff, self.eos_last = cutoff, eos_last
+        if cutoff <= len(self.bos) + len(self.eos):
+            raise ValueError(f"The cutoff of {cutoff} tokens leaves no room for text.")
+        self._inside, self._last = (self.bos, [] if eos_last else self.eos), (self.bos, self.eos)
 
-# Words whose dot does not end a sentence: titles, written with a capital; words that stand before a number; and others.
-_TITLES = frozenset(
+    def of(self, last: bool) -> tuple[list[int], list[int]]:
+        """BOS and EOS of a block, which is the last of its unit or is not."""
+        return self._last if last else self._inside
+
+    def fit(self, ids: list[int], last: bool) -> bool:
+        return len(with_bos_eos(ids, *self.of(last))) <= self.cutoff
+
+
+@dataclass(frozen=True, slots=True)
+class _Sentence:
+    """`text[start:end]`, whose tokens are those from `cut` on; `crossed` where a token crosses that place."""
+
+    start: int
+    end: int
+    cut: int
+    unit_end: int
+    first: bool = False  # of its unit
+    crossed: bool = False
+
+
+class _Stretch:
+    """The sentences of neighbouring units with their tokens.
+
+    Sentence n is `text[starts[n]:ends[n]]`. What stands from `cuts[n]` to `cuts[n + 1]`, the sentence with white space around it, has the
+    tokens from `places[n]` to `places[n + 1]`; `crossed` counts the cuts so far that a token would cross. `units` holds the first
+    sentence of each unit and the one behind its last.
     """
-    mr mrs ms mx dr prof st sr jr rev hon gen col lt sgt capt cmdr maj gov sen rep pres messrs mt ft hr fr frl mme mlle mm sra srta sig
-    dott avv
-    """.split()
-)
-_BEFORE_NUMBERS = frozenset(
-    """
-    no nos art fig figs eq vol vols ch chap sec p pp para nr abb bd kap s jan feb mar apr jun jul aug sept sep oct nov dec tel str n núm
-    pág vgl
-    """.split()
-)
-_OTHERS = frozenset(
-    """
-    vs viz cf ca approx bzw evtl ggf inkl exkl vgl geb gest mio mrd sog v.chr n.chr ph.d c.-à-d ee.uu
-    """.split()
-)
-_MONTHS = frozenset(["januar", "februar", "märz", "april", "mai", "juni", "juli", "august", "september", "oktober", "november", "dezember", "jänner"])
+
+    def __init__(self, text: str, spans: list[tuple[int, int]], seams: Seams, limits: _Ends):
+        self.text, self.seams, self.limits = text, seams, limits
+        self.starts, self.ends, self.cuts = array("q"), array("q"), array("q")
+        self.places, self.crossed, self.tokens = array("q", [0]), array("q", [0]), array("i")
+        self.unit_firsts: list[int] = []
+        self._last: tuple[tuple[int, int], Any] = ((-1, -1), None)
+        self._tokenize_all(spans)
+        self.cuts.append(spans[-1][1])
+        self.units = list(pairwise([*self.unit_firsts, len(self.starts)]))
+
+    # Reading
+
+    def _tokenize_all(self, spans: list[tuple[int, int]]) -> None:
+        """Find the sentences and tokenize them, about `BATCH` characters at a time; the next are looked for while the last are tokenized."""
+        with ThreadPoolExecutor(1) as pool:
+            waiting: deque[tuple[list[_Sentence], int, Any]] = deque()
+            for found, end in self._batches(spans):
+                waiting.append((found, end, pool.submit(self._ids, found, end, {})))
+                if len(waiting) > 1:
+                    self._add(*waiting.popleft())
+            while waiting:
+                self._add(*waiting.popleft())
+
+    def _batches(self, spans: list[tuple[int, int]]) -> Iterator[tuple[list[_Sentence], int]]:
+        """Sentences one after the other, and up to where the text of the last one goes."""
+        waiting: list[_Sentence] = []
+        size = 0
+        for start, end in spans:
+            before: int | None = None  # where the sentence before ended
+            for sentence in self._sentences(start, end):
+                waiting.append(self._seamed(*sentence, before, end))
+                before = sentence[1]
+                size += before - sentence[0]
+                if size >= BATCH and len(waiting) > 1:
+                    yield waiting[:-1], waiting[-1].cut  # up to where the last one's text goes shows when the next is there
+                    waiting, size = waiting[-1:], 0
+        yield waiting, spans[-1][1]
+
+    def _sentences(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """(start, end) of each sentence of a unit; one that is certainly longer than a block is there in pieces."""
+        longest = LONGEST_TOKEN * self.limits.cutoff
+        for begin, stop in sentences(self.text, start, end):
+            if stop - begin > longest:
+                yield from self._pieces(begin, stop, end)
+            else:
+                yield begin, stop
+
+    def _seamed(self, start: int, end: int, before: int | None, unit_end: int) -> _Sentence:
+        if before is None:
+            return _Sentence(start, end, start, unit_end, first=True)
+        place = self.seams.cut(self.text[before - 1], self.text[before:start], self.text[start])
+        return _Sentence(start, end, before + (place or 0), unit_end, crossed=place is None)
+
+    def _add(self, found: list[_Sentence], end: int, tokenized: Any) -> None:
+        """Add sentences with their tokens; the text of the last one goes up to `end`. What turns out longer than a block is parted."""
+        known = tokenized.result()
+        room = self.limits.cutoff - len(self.limits.bos) - len(self.limits.eos) - MARGIN
+        parted: list[_Sentence] = []
+        for sentence, ids in zip(found, known.values(), strict=True):
+            parted += [sentence] if len(ids) <= room else self._parted(sentence)
+        if len(parted) > len(found):
+            known = self._ids(parted, end, known)
+        for sentence, ids in zip(parted, known.values(), strict=True):
+            if sentence.first:
+                self.unit_firsts.append(len(self.starts))
+            self.starts.append(sentence.start)
+            self.ends.append(sentence.end)
+            self.cuts.append(sentence.cut)
+            self.tokens.extend(ids)
+            self.places.append(len(self.tokens))
+            self.crossed.append(self.crossed[-1] + sentence.crossed)
+
+    def _ids(self, found: list[_Sentence], end: int, known: dict[tuple[int, int], list[int]]) -> dict[tuple[int, int], list[int]]:
+        """The tokens of each sentence in order, under the characters where its text begins and ends."""
+        stops = [*(before.end if after.first else after.cut for before, after in pairwise(found)), end]
+        spans = [(sentence.cut, stop) for sentence, stop in zip(found, stops, strict=True)]
+        new = [(span, sentence.first) for span, sentence in zip(spans, found, strict=True) if span not in known]
+        ids = self.seams.in_context([self.text[begin:stop] for (begin, stop), _ in new], [first for _, first in new])
+        fresh = dict(zip((span for span, _ in new), ids, strict=True))
+        return {span: fresh.get(span) or known.get(span, []) for span in spans}
+
+    def _parted(self, sentence: _Sentence) -> list[_Sentence]:
+        pieces = self._pieces(sentence.start, sentence.end, sentence.unit_end)
+        head = replace(sentence, end=pieces[0][1])
+        return [head, *(self._seamed(*piece, before[1], sentence.unit_end) for before, piece in pairwise(pieces))]
+
+    def _pieces(self, start: int, end: int, unit_end: int) -> list[tuple[int, int]]:
+        """A sentence parted where a block is full, at word boundaries where there are any; whole where it fits."""
+        pieces = []
+        while not self._fits_alone(start, end, unit_end):
+            cut = self._full(start, end, unit_end)
+            pieces.append(_stripped(self.text, start, cut))
+            start = _stripped(self.text, cut, end)[0]
+        return [*pieces, (start, end)]
+
+    def _fits_alone(self, start: int, end: int, unit_end: int) -> bool:
+        if end - start > LONGEST_TOKEN * self.limits.cutoff and self._reach(start, end) is not None:
+            return False  # the tokens of its beginning fill a block already
+        return self.limits.fit(self.seams.alone(self.text[start:end]), end == unit_end)
+
+    def _reach(self, start: int, end: int) -> int | None:
+        """The character up to which the text from `start` fills a block; None where it does not, or where the tokenizer cannot say."""
+        size = LONGEST_TOKEN * self.limits.cutoff
+        room = self.limits.cutoff - len(self.limits.bos) - len(self.limits.of(False)[1])
+        reach = self.seams.reach(self.text[start : min(end, start + size)], room)
+        return None if reach is None else start + reach
+
+    def _full(self, start: int, end: int, unit_end: int) -> int:
+        """The furthest place, preferably behind a word, up to which the text from `start` fits into a block."""
+
+        def fits(stop: int) -> bool:
+            return self.limits.fit(self.seams.alone(self.text[start:stop]), stop == unit_end)
+
+        full = self._reach(start, end)
+        if full is None:  # a tokenizer that cannot say where its tokens stand, or a long run of white space
+            full, beyond = start + 1, start + 2
+            while beyond < end and fits(beyond):
+                full, beyond = beyond, min(end, beyond + 2 * (beyond - start))
+            while beyond - full > 1:
+                middle = (full + beyond) // 2
+                full, beyond = (middle, beyond) if fits(middle) else (full, middle)
+        cut = full
+        while (cut := _word_end(self.text, start, cut)) > start:
+            if fits(cut):
+                return cut
+        while full > start + 1 and not fits(full):
+            full -= 1
+        return max(full, start + 1)  # a single character that does not fit is a block of its own
+
+    # Blocks
+
+    def blocks(self, first: int, last: int, overlap: bool) -> Iterator[Block]:
+        """The blocks of the unit whose sentences are `first` up to `last`."""
+        unit = (first, last)
+        while first < last:
+            after = self._fill(first, unit)
+            yield self._block(first, after, unit, overlapping=False)
+            if overlap and after < last:
+                half = self._half_way(first, after)
+                if first < half < after and (reach := self._fill(half, unit)) > after:
+                    yield self._block(half, reach, unit, overlapping=True)
+            first = after
+
+    def sliding_blocks(self, first: int, last: int) -> Iterator[Block]:
+        unit = (first, last)
+        reached = chain = first
+        for begin in range(first, last):
+            after = self._fill(begin, unit)
+            if after != reached:
+                yield self._block(begin, after, unit, overlapping=begin != chain)
+                if begin == chain:
+                    chain = after
+            reached = after
+
+    def _fill(self, first: int, unit: tuple[int, int]) -> int:
+        """The sentence behind the last one that still fits into a block beginning with sentence `first`; at least first + 1."""
+        room = self.limits.cutoff - len(self.limits.bos) - len(self.limits.of(False)[1])
+        limit = self.places[first] + room
+        after = max(first + 1, bisect_right(self.places, limit, first + 1, unit[1] + 1) - 1)
+        while after > first + 1 and not self._fits(first, after, unit):
+            after -= 1
+        while after < unit[1] and self.places[after + 1] <= limit + MARGIN and self._fits(first, after + 1, unit):
+            after += 1
+        return after if self._as_tokenized(first, after, unit) else self._fill(first, unit)
+
+    def _as_tokenized(self, first: int, after: int, unit: tuple[int, int]) -> bool:
+        """Look at a sample of the blocks whether the tokens put together are those of the text; if not, none is put together any more."""
+        if not self.seams.wants_check():
+            return True
+        (tokens, begin, stop), head, tail = self._composed(first, after, unit)
+        fine = self.seams.check(self.text[self.starts[first] : self.ends[after - 1]], [*head, *tokens[begin:stop], *tail])
+        if not fine:
+            self._last = ((-1, -1), None)
+        return fine
+
+    def _half_way(self, first: int, after: int) -> int:
+        """The sentence whose start is nearest to the middle of a block, in tokens."""
+        middle = (self.places[first] + self.places[after]) / 2
+        behind = min(bisect_left(self.places, middle, first, after), after - 1)
+        return min((max(first, behind - 1), behind), key=lambda n: abs(self.places[n] - middle))
+
+    def _fits(self, first: int, after: int, unit: tuple[int, int]) -> bool:
+        (_, begin, stop), head, tail = found = self._composed(first, after, unit)
+        bos, eos = self.limits.of(after == unit[1])
+        count = len(head) + stop - begin + len(tail)
+        if bos and _first(found) != bos[0]:
+            count += 1
+        if eos and _last(found) != eos[0]:
+            count += 1
+        return count <= self.limits.cutoff
+
+    def _block(self, first: int, after: int, unit: tuple[int, int], overlapping: bool) -> Block:
+        start, end = self.starts[first], self.ends[after - 1]
+        tokens, head, tail = self._composed(first, after, unit)
+        return Block(self.text, start, end, overlapping, tokens, head, tail, self.limits.of(after == unit[1]))
+
+    def _composed(self, first: int, after: int, unit: tuple[int, int]) -> _Composed:
+        """The tokens of sentences `first` up to `after` as they are when they stand alone: (array, from, to), tokens before, tokens behind."""
+        if self._last[0] != (first, after):
+            self._last = ((first, after), self._compose(first, after, unit))
+        return self._last[1]
+
+    def _compose(self, first: int, after: int, unit: tuple[int, int]) -> _Composed:
+        begin, stop = self.places[first], self.places[after]
+        if self.seams.trusted and self.crossed[after] == self.crossed[first + 1]:
+            head, head_count, head_end = self._head(first, unit)
+            tail, tail_count, tail_start = self._tail(after - 1, unit[1])
+            if after - first > 1 or head_end <= tail_start:
+                return (self.tokens, begin + head_count, stop - tail_count), head, tail
+        ids = array("i", self.seams.alone(self.text[self.starts[first] : self.ends[after - 1]]))
+        return (ids, 0, len(ids)), (), ()
+
+    def _head(self, n: int, unit: tuple[int, int]) -> tuple[Sequence[int], int, int]:
+        """What stands at the beginning of a block instead of how many tokens of sentence n, and up to which character."""
+        start, end = self.starts[n], self.ends[n]
+        lead = self.text[self.cuts[n] : start]
+        if n == unit[0] or not (lead or self.seams.anchor):
+            return (), 0, start
+        if (space := _SPACE.search(self.text, start, end)) is None or not self._seam_at(*space.span()):
+            stop = end if n == unit[1] - 1 else self.cuts[n + 1]
+            return self.seams.alone(self.text[start:stop]), self.places[n + 1] - self.places[n], end
+        return *self.seams.at_beginning(lead, self.text[start : space.start()]), space.start()
+
+    def _tail(self, n: int, unit_after: int) -> tuple[Sequence[int], int, int]:
+        """What stands at the end of a block instead of how many tokens of sentence n, and from which character on."""
+        start, end = self.starts[n], self.ends[n]
+        trail = self.text[end : self.cuts[n + 1]]
+        if n == unit_after - 1 or not trail:
+            return (), 0, end
+        word = _word_end(self.text, start, end)
+        gap = _SPACE.match(self.text, word, end) if word > start else None
+        if gap is None or not self._seam_at(*gap.span()):
+            whole = self.seams.in_context([self.text[self.cuts[n] : end]], [False])[0]
+            return whole, self.places[n + 1] - self.places[n], start
+        return *self.seams.at_end(self.text[word:end], trail), word
+
+    def _seam_at(self, before: int, after: int) -> bool:
+        return self.seams.cut(self.text[before - 1], self.text[before:after], self.text[after]) == 0
 
 
-def sentence_spans(text: str, start: int, end: int) -> list[tuple[int, int]]:
-    """(start, end) of each sentence of `text[start:end]`, in order, without the white space between them."""
-    spans, begin = [], start
-    for match in _END.finditer(text, start, end):
-        if match["mark"] and not _ends_sentence(text, begin, match, end):
-            continue
-        if span := _stripped(text, begin, match.end()):
-            spans.append(span)
-        begin = match.end()
-    if span := _stripped(text, begin, end):
-        spans.append(span)
-    return spans
+_Composed = tuple[tuple[Any, int, int], Sequence[int], Sequence[int]]
 
 
-def _ends_sentence(text: str, begin: int, match: re.Match[str], end: int) -> bool:
-    following = _NEXT.match(text, match.end(), end)
-    next_character = following[1] if following else None
-    if next_character is None:
-        return True
-    if next_character.islower():  # “Stop!” he said.  Wait … what?
-        return False
-    mark = match["mark"]
-    if not mark.startswith(".") or mark.startswith(".."):
-        return True
-    word = _WORD.search(text, begin, match.start())
-    if word is None:
-        return True
-    bare = word[1].lstrip("\"'“‘„«‹([{¿¡—–-")
-    if _INITIALS.match(bare) or _is_abbreviation(bare, next_character):
-        return False
-    if bare.isdecimal() and len(bare) <= 3:
-        line_start = text.rfind("\n", begin, match.start()) + 1 or begin
-        if not text[line_start : match.start() - len(bare)].strip(" \t("):
-            return False  # “1. Take the bread”: the number of a list's item
-        next_word = re.match(r"\s*(\w+)", text[match.end() : match.end() + 40])
-        if next_word and next_word[1].lower() in _MONTHS:
-            return False  # “am 3. Mai”
-    return True
+def _first(composed: _Composed) -> int | None:
+    (tokens, begin, stop), head, tail = composed
+    return head[0] if head else tokens[begin] if stop > begin else tail[0] if tail else None
 
 
-def _is_abbreviation(word: str, next_character: str) -> bool:
-    lower = word.lower()
-    return (lower in _TITLES and word[0].isupper()) or (lower in _BEFORE_NUMBERS and next_character.isdecimal()) or lower in _OTHERS
+def _last(composed: _Composed) -> int | None:
+    (tokens, begin, stop), head, tail = composed
+    return tail[-1] if tail else tokens[stop - 1] if stop > begin else head[-1] if head else None
+
+
+_SPACE = re.compile(r"\s+")
+
+
+def _word_end(text: str, start: int, end: int) -> int:
+    """Where the white space begins that stands last in `text[start:end]`; `start` where there is none."""
+    space = max(text.rfind(" ", start, end), text.rfind("\n", start, end), text.rfind("\t", start, end))
+    return start + len(text[start : space + 1].rstrip()) if space > start else start
+
+
+def sentences(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """(start, end) of each sentence of `text[start:end]`, found window by window, so that their list is never long."""
+    size = WINDOW
+    while start < end:
+        stop = min(end, start + size)
+        found = sentence_spans(text, start, stop)
+        if stop < end:  # where the last two end may depend on what follows
+            if len(found) < 3:
+                size *= 2
+                continue
+            found, start = found[:-2], found[-2][0]
+        else:
+            start = end
+        yield from found
+        size = WINDOW
 
 
 def _stripped(text: str, start: int, end: int) -> tuple[int, int] | None:

@@ -1,15 +1,17 @@
-"""The tabs “URL” and “Tools” beside the datasets: download, split, convert, dump. What they do is in file_tools.py."""
+"""The tabs “URL” and “Tools” beside the datasets: download, split, convert, dump. What they do is in downloads.py and file_tools.py."""
 
 from __future__ import annotations
 
+import ipaddress
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import gradio as gr
 
-from . import file_tools, views
+from . import downloads, file_tools, views
 from .dataset_tools import DataError
 from .file_tools import ToolError
 from .paths import path_in
@@ -110,13 +112,13 @@ class ToolsTab:
 
     # Handlers
 
-    def on_download(self, url: str, into: str, overwrite: bool) -> Iterator[dict[Any, Any]]:
+    def on_download(self, url: str, into: str, overwrite: bool, request: gr.Request) -> Iterator[dict[Any, Any]]:
         folder = self.host.formats_dir if into == FORMATS else self.host.datasets_dir
         shown = 0.0
         try:
-            path = file_tools.download_target(url or "", folder, overwrite)
+            path = downloads.download_target(url or "", folder, overwrite)
             yield {self.fetched: views.notice(f"Connecting for “{path.name}” …")}
-            for done, size in file_tools.download(url, path):
+            for done, size in downloads.download(url, path, allow_private=on_this_machine(request)):
                 if time.monotonic() - shown > 0.5:
                     shown = time.monotonic()
                     yield {self.fetched: views.notice(f"Downloading “{path.name}”: {views.bytes_of(done, size)} …")}
@@ -198,3 +200,23 @@ class ToolsTab:
 
 def _data_name(settings: TrainingSettings) -> str:
     return settings.dataset or settings.datasetJSONL or settings.raw_text_file or "data"
+
+
+# What a program between the browser and the server adds; the one who asks is then not the one who connects.
+_PASSED_ON = {"forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "cf-connecting-ip"}
+
+
+def on_this_machine(request: gr.Request) -> bool:
+    """Whether the browser runs on the server's machine and nobody else can open the page: it is bound to loopback, not shared, not passed on."""
+    try:
+        headers = {name.lower(): value for name, value in dict(request.headers).items()}
+        page = request.app.get_blocks()
+        # The name the browser asks for: a tunnel also connects from this machine, but is asked for by its own name.
+        asked = urlsplit(f"//{headers['host']}").hostname or ""
+        return not page.share and not _PASSED_ON & headers.keys() and all(map(_is_loopback, (page.server_name, request.client.host, asked)))
+    except (AttributeError, KeyError, TypeError, ValueError):  # a page inside another program, of which nothing is known
+        return False
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "localhost" or ipaddress.ip_address(host).is_loopback

@@ -6,17 +6,22 @@ The run lives in `training_run`; this page only starts it, looks at it and leave
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from . import token_view, training_run, views
+from .background import Job
 from .chat_templates import HOSTS
 from .host import QUANTIZATIONS, Host, ModelError
 from .matplotgraph import chart_svg
 from .paths import path_in
+from .rows import DataError
 from .settings import BUILT_IN, NOT_CHOSEN, OPTIONS, SECTIONS, Option, SettingsError, TrainingSettings, optimizers
+from .slicer_view import Slices
 from .tab_tools import ToolsTab
 from .training_run import Busy, TrainingRun
 from .try_it import AS_CHAT, AS_TEXT, AS_TRAINED, CannotAnswer, answers
@@ -24,7 +29,13 @@ from .versions import hidden_from_api
 
 POLL_SECONDS = 0.7
 HEARTBEAT = 15.0  # seconds: an idle viewer that has gone is noticed when something is sent to it
+SLICES_SHOWN = 20_000_000  # bytes of text
+SLICING = ("raw_text_file", "precize_slicing_overlap", "sliding_window", "hard_cut_string", "min_chars", "overlap_len", "newline_favor_len",
+           "cutoff_len", "add_bos_token", "add_eos_token", "add_eos_token_type")  # fmt: skip
+TEXT_ALONE = {"dataset": None, "eval_dataset": None, "datasetJSONL": None, "eval_datasetJSONL": None, "hybrid_training": False}
 STYLES = [AS_TRAINED, AS_CHAT, AS_TEXT]
+
+logger = logging.getLogger(__name__)
 
 
 class TrainTab:
@@ -35,6 +46,8 @@ class TrainTab:
         self.widgets: dict[str, Any] = {}  # option key → component
         self.note: tuple[Any, str] = (None, "")  # what there is to say about the model that was loaded last, or was not, here
         self.verified: tuple[Any, Any] | None = None  # what the last Verify prepared, and with which tokenizer
+        self.job: Job | None = None  # the last Verify
+        self.slices: tuple[Slices, TrainingSettings] | None = None  # the text that was sliced last to be looked at
         self.loading = False  # meanwhile the line on top belongs to the loading, on every page
         self._build()
         self._wire()
@@ -61,11 +74,14 @@ class TrainTab:
                     for section in ("json", "jsonl", "text", "hybrid"):
                         with gr.Tab(SECTIONS[section], elem_id=f"tp-tab-{section}"):
                             self._options(section)
+                            if section == "text":
+                                self._slicer_view()
                     self.tools = ToolsTab(self)
                 self.refresh = gr.Button("Refresh the lists of files", size="sm", elem_id="tp-refresh", interactive=self.usable)
                 self._section("final")
                 with gr.Row():
                     self.verify = gr.Button("Verify Dataset", elem_id="tp-verify", interactive=self.usable)
+                    self.cancel = gr.Button("Cancel", elem_id="tp-cancel", visible=False, interactive=self.usable)
                     self.start = gr.Button("Start LoRA Training", variant="primary", elem_id="tp-start", interactive=self.usable)
                 with gr.Row():
                     self.interrupt = gr.Button("Interrupt", variant="stop", elem_id="tp-interrupt", interactive=False)
@@ -73,6 +89,7 @@ class TrainTab:
                 self.status = gr.HTML(views.notice("Connecting to the trainer …", "tp-idle tp-connecting"), elem_id="tp-status")
                 self.chart = gr.HTML(chart_svg([]), elem_id="tp-chart")
                 self.report = gr.HTML("", elem_id="tp-report")
+                self.leave_out = gr.Button("Leave these rows out", size="sm", elem_id="tp-leave-out", visible=False, interactive=self.usable)
                 self._token_view()
                 self._try_it()
 
@@ -158,6 +175,15 @@ class TrainTab:
                 self.next = gr.Button("Next ▶", size="sm", elem_id="tp-tokens-next", scale=1, min_width=90)
             self.tokens = gr.HTML("", elem_id="tp-tokens-shown")
 
+    def _slicer_view(self) -> None:
+        with gr.Row(elem_classes=["tp-pair"], equal_height=False):
+            self.slice = gr.Button("Show the slices", size="sm", elem_id="tp-slices", scale=2, min_width=120, interactive=self.usable)
+            self.part = gr.Number(value=1, minimum=1, precision=0, label="Part", elem_id="tp-slices-part", visible=False, scale=1, min_width=90)
+            self.part_before = gr.Button("◀ Previous", size="sm", elem_id="tp-slices-previous", visible=False, scale=1, min_width=90)
+            self.part_after = gr.Button("Next ▶", size="sm", elem_id="tp-slices-next", visible=False, scale=1, min_width=90)
+        self.slices_shown = gr.HTML("", elem_id="tp-slices-shown")
+        self.slices_open = gr.State(False)
+
     def _try_it(self) -> None:
         with gr.Accordion("Try it", open=False, elem_id="tp-try"):
             with gr.Row():
@@ -203,7 +229,21 @@ class TrainTab:
         self.start.click(self.on_start, fields, running, **quiet)
         seen = [self.block, self.tokens]
         verified = [self.report, self.tokens_box, self.which, *seen]
-        self.verify.click(self.on_verify, fields, verified, show_progress="minimal", **hidden_from_api(self.verify.click))
+        verified = [*verified, self.cancel, self.leave_out]
+        unbound = {**quiet, "concurrency_limit": None}  # a second click takes the first one's place
+        self.verify.click(self.on_verify, fields, verified, **unbound)
+        self.cancel.click(self.on_cancel, None, [self.report], **quiet)
+        repeats = self.widgets["leave_out_repeats"]
+        self.leave_out.click(lambda: True, None, [repeats], **quiet).then(self.on_verify, fields, verified, **unbound)
+        sliced = [self.slices_shown, self.slices_open, self.part, self.part_before, self.part_after]
+        self.slice.click(self.on_slices, fields, sliced, **quiet)
+        for key in SLICING:
+            # The input of a Textbox of Gradio 6 comes before its value has changed.
+            changed = self.widgets[key].change if OPTIONS[key].widget == "text" else self.widgets[key].input
+            changed(self.on_slicing, {*fields, self.slices_open}, sliced, trigger_mode="always_last", **quiet)
+        self.part.submit(self.on_part, [self.part], [self.slices_shown, self.part], **quiet)
+        self.part_before.click(self.on_part_before, [self.part], [self.slices_shown, self.part], **quiet)
+        self.part_after.click(self.on_part_after, [self.part], [self.slices_shown, self.part], **quiet)
         self.which.input(self.on_which, [self.which], seen, **quiet)
         self.block.submit(self.on_block, [self.which, self.block], seen, **quiet)
         self.previous.click(self.on_previous, [self.which, self.block], seen, **quiet)
@@ -252,22 +292,101 @@ class TrainTab:
             return {self.report: views.notice(str(error)), **self._look(run)}
         return {self.report: "", **self._look(run)}
 
-    def on_verify(self, values: dict[Any, Any]) -> dict[Any, Any]:
+    def on_verify(self, values: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
         from . import train_utils
-        from .dataset_tools import DataError, prepare
+        from .dataset_tools import prepare
+
+        hidden = {self.cancel: gr.update(visible=False), self.leave_out: gr.update(visible=False)}
+        settings, found = self.settings_of(values)
+        if found := found + train_utils.check_data(settings, self.host):
+            yield {**hidden, self.report: views.problems(found, "Not verified"), self.tokens_box: gr.update(visible=False)}
+            return
+        tokenizer = self.host.tokenizer
+        before, self.job = self.job, Job(lambda progress: prepare(settings, tokenizer, self.host, progress, look=True))
+        if before is not None:
+            before.cancel()
+        job = self.job
+        while not job.done.wait(POLL_SECONDS / 2):
+            yield {self.report: views.working(job.doing, job.share), self.cancel: gr.update(visible=True)}
+        if job is not self.job:
+            return  # a later Verify shows its own
+        if isinstance(job.error, DataError):
+            shown = views.problems(job.error.problems, "Not verified")
+        elif job.cancelled:
+            shown = views.notice("Not verified: called off.")
+        elif job.error is not None:
+            logger.error("Verify failed", exc_info=job.error)
+            shown = views.problems([f"{type(job.error).__name__}: {job.error}"], "Not verified")
+        else:
+            yield {**hidden, **self._verified(job.result, settings, tokenizer)}
+            return
+        yield {**hidden, self.report: shown, self.tokens_box: gr.update(visible=False)}
+
+    def _verified(self, prepared: Any, settings: TrainingSettings, tokenizer: Any) -> dict[Any, Any]:
+        self.verified = (prepared, tokenizer)
+        count = 0 if settings.leave_out_repeats else len(prepared.repeats)
+        return {
+            self.report: views.report(prepared.report, settings, prepared.blocks.lengths),
+            self.leave_out: gr.update(visible=count > 0, value=f"Leave {'this row' if count == 1 else f'these {count:,} rows'} out"),
+            self.tokens_box: gr.update(visible=True),
+            self.which: token_view.ALL,
+            **self.on_block(token_view.ALL, 1),
+        }
+
+    def on_cancel(self) -> str:
+        if self.job is not None:
+            self.job.cancel()
+        return views.notice("Calling it off …")
+
+    def on_slices(self, values: dict[Any, Any]) -> dict[Any, Any]:
+        """Cut the chosen text as Start would, and show where."""
+        from . import train_utils
+        from .dataset_tools import prepare
 
         settings, found = self.settings_of(values)
-        found += train_utils.check_data(settings, self.host)
-        if not found:
+        settings = settings.model_copy(update=TEXT_ALONE)
+        if settings.raw_text_file is None:
+            found = ["Text file is not chosen."]
+        if not (found := found + (train_utils.check_data(settings, self.host) if not found else [])):
             try:
-                tokenizer = self.host.tokenizer
-                prepared = prepare(settings, tokenizer, self.host)
-                self.verified = (prepared, tokenizer)
-                seen = {self.tokens_box: gr.update(visible=True), self.which: token_view.ALL, **self.on_block(token_view.ALL, 1)}
-                return {self.report: views.report(prepared.report, settings), **seen}
-            except DataError as error:
-                found = error.problems
-        return {self.report: views.problems(found, "Not verified"), self.tokens_box: gr.update(visible=False)}
+                path = self.host.data_file("text", settings.raw_text_file)
+                if (size := _bytes_of(path)) > SLICES_SHOWN:
+                    found = [
+                        f"“{path.name}” has {size / 1e6:,.0f} MB, and the slices of up to {SLICES_SHOWN / 1e6:.0f} MB can be shown; Verify shows each block."
+                    ]
+                else:
+                    prepared = prepare(settings, self.host.tokenizer, self.host)
+                    self.slices = (Slices(prepared, settings), settings)
+            except (DataError, OSError) as error:
+                found = error.problems if isinstance(error, DataError) else [str(error)]
+        if found:
+            shown = {self.slices_shown: views.problems(found, "Not sliced")}
+            return {**shown, self.slices_open: True, **dict.fromkeys((self.part, self.part_before, self.part_after), gr.update(visible=False))}
+        visible = {widget: gr.update(visible=True) for widget in (self.part_before, self.part_after)}
+        return {**self.on_part(1), **visible, self.slices_open: True, self.part: gr.update(value=1, visible=True)}
+
+    def on_slicing(self, values: dict[Any, Any]) -> dict[Any, Any]:
+        """The slices follow the controls, once they are shown."""
+        if not values[self.slices_open]:
+            return {self.slices_open: False}
+        return self.on_slices(values)
+
+    def on_part_before(self, number: int | None) -> dict[Any, Any]:
+        return self.on_part((number or 1) - 1)
+
+    def on_part_after(self, number: int | None) -> dict[Any, Any]:
+        return self.on_part((number or 0) + 1)
+
+    def on_part(self, number: int | None) -> dict[Any, Any]:
+        """Show a part of the sliced text; a number beyond the ends is the nearest there is."""
+        if self.slices is None:
+            return {self.slices_shown: "", self.part: 1}
+        slices, settings = self.slices
+        number = min(max(1, int(number or 1)), slices.parts)
+        try:
+            return {self.slices_shown: views.slicer_view(slices, number, settings), self.part: number}
+        except DataError as error:  # the file has changed or gone since
+            return {self.slices_shown: views.problems(error.problems, "Not shown"), self.part: number}
 
     def on_which(self, which: str) -> dict[Any, Any]:
         return self.on_block(which, 1)
@@ -453,3 +572,7 @@ class TrainTab:
 
     def _cutoff_range(self) -> Any:
         return gr.update(maximum=TrainingSettings().highest("cutoff_len", self.host.context_length))
+
+
+def _bytes_of(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.glob("*.txt")) if path.is_dir() else path.stat().st_size

@@ -9,10 +9,11 @@ from typing import Any
 
 from .chat_templates import TemplateError, render, template_for
 from .dataset_tools import DataError, bos_eos, by_key_set, choose_pad_id, read_format
+from .encoding import tokens_of
 from .host import Host
 from .paths import path_in
 from .settings import TrainingSettings
-from .slicer import tokens_of, with_bos_eos
+from .slicer import with_bos_eos
 from .training_run import busy_message, current
 from .untouched import random_state_kept, untouched
 

@@ -12,6 +12,7 @@ from .blocks import Item
 from .dataset_tools import Report
 from .host import Host
 from .settings import BUILT_IN, NOT_CHOSEN, OPTIONS, SECTIONS
+from .slicer_view import Piece, Slices, histogram
 from .token_view import LEFT_OUT, Token
 from .training_run import DONE, FAILED, INTERRUPTED, PREPARING, SAVING, TRAINING, TrainingRun
 
@@ -110,8 +111,8 @@ KIND_NAMES_ONE = {"json": "JSON row", "jsonl": "chat", "text": "text block", "ov
 KIND_NAMES = {"json": "JSON rows", "jsonl": "chats", "text": "text blocks", "overlapping": "overlapping text blocks"}
 
 
-def report(found: Report, settings: Any) -> str:
-    """Verify's report: the very numbers of what Start would train."""
+def report(found: Report, settings: Any, lengths: Any = ()) -> str:
+    """Verify's report: the very numbers of what Start would train. `lengths` are those of the blocks in tokens."""
     kinds = ", ".join(f"{count:,} {KIND_NAMES.get(kind, kind)}" for kind, count in found.kinds.items())
     share = found.trained_tokens / found.total_tokens if found.total_tokens else 0
     cutoff = f"a cutoff of {found.cutoff_suggested} holds them all"
@@ -127,15 +128,72 @@ def report(found: Report, settings: Any) -> str:
     ]  # fmt: skip
     left_out = [
         (found.trimmed_rows, f"trimmed at the cutoff of {settings.cutoff_len} tokens: their ends are not learned"),
-        (found.dropped_rows, f"left out, since they are longer than the cutoff of {settings.cutoff_len} tokens"),
+        (found.dropped_rows, f"left out as longer than the cutoff of {settings.cutoff_len} tokens"),
         (found.untrained_rows, "left out, since no token of them would be trained"),
+        (found.unfit_rows, "left out, since no entry of the Data Format fits or the chat template refuses it"),
+        (found.repeated_rows, "left out as repeats, as rows of the evaluation data, or for an empty answer"),
         (found.small_blocks, f"left out, since they have {settings.min_chars} characters or fewer"),
     ]
     if found.eval_blocks:
         rows.insert(1, ("Evaluation blocks", f"{found.eval_blocks:,}", f"{found.eval_left_out:,} left out"))
     body = "".join(f"<tr><th>{label}</th><td>{value}</td><td>{escape(more)}</td></tr>" for label, value, more in rows)
-    warnings = [f"{count:,} rows {why}." for count, why in left_out if count] + found.notices
-    return f'<div class="tp-status tp-ok"><div class="tp-head"><i class="tp-dot"></i><b>Verified: this is what Start will train</b></div><table class="tp-report">{body}</table>{_list(warnings, "tp-notices")}</div>'
+    warnings = [f"{count:,} row{'' if count == 1 else 's'} {why}." for count, why in left_out if count] + found.notices
+    heading = "What is left out" if settings.leave_out_repeats else "Worth a look"
+    look = f'<div class="tp-look">{heading}{_list(found.hygiene, "tp-notices")}</div>' if found.hygiene else ""
+    bars = bars_of_lengths(lengths, settings.cutoff_len)
+    return (
+        '<div class="tp-status tp-ok"><div class="tp-head"><i class="tp-dot"></i><b>Verified: this is what Start will train</b></div>'
+        f'<table class="tp-report">{body}</table>{bars}{_list(warnings, "tp-notices")}{look}</div>'
+    )
+
+
+def bars_of_lengths(lengths: Any, cutoff: int) -> str:
+    """How many blocks there are of each length, up to the cutoff."""
+    counts = histogram(lengths, cutoff)
+    if not len(lengths):
+        return ""
+    highest = max(count for *_, count in counts)
+    bars = "".join(
+        f'<i style="height:{max(2, round(100 * count / highest)) if count else 0}%" title="{first} to {last} tokens: {count:,} blocks"></i>'
+        for first, last, count in counts
+    )
+    return f'<div class="tp-bars"><div>{bars}</div><span>1</span><span>length of the blocks in tokens</span><span>cutoff {cutoff:,}</span></div>'
+
+
+def working(doing: str, share: float) -> str:
+    """What a preparation does and how far it is."""
+    return (
+        f'<div class="tp-status tp-running"><div class="tp-head"><i class="tp-dot"></i><b>{escape(doing)}</b><span>{share:.0%}</span></div>'
+        f'<div class="tp-bar" role="progressbar" aria-valuenow="{share:.0%}"><i style="width:{share:.1%}"></i></div></div>'
+    )
+
+
+def slicer_view(slices: Slices, number: int, settings: Any) -> str:
+    """A part of the sliced text: each block in a colour of its own, overlapping ones underlined, hard cuts and what is never trained marked."""
+    part = slices.part(number - 1)
+    total = max(1, slices.characters)
+    facts = [
+        f"Part {number:,} of {slices.parts:,}", part.file, f"characters {part.begin:,} to {part.end:,}",
+        f"{slices.never / total:.1%} of the text is never trained", f"{slices.twice / total:.1%} more than once",
+    ]  # fmt: skip
+    shown = "".join(_piece(piece) for piece in part.pieces)
+    words = (("tp-s0", "a block"), ("tp-s1", "the next"), ("tp-s2", "and the next"), ("tp-over", "overlapping too"), ("tp-never", "never trained"))
+    legend = "".join(f'<span class="tp-s {kind}">{word}</span>' for kind, word in words)
+    return (
+        f'<div class="tp-tokens"><div class="tp-head">{"".join(f"<span>{escape(fact)}</span>" for fact in facts)}</div>'
+        f'{bars_of_lengths(slices.blocks.lengths, settings.cutoff_len)}<div class="tp-block">{shown}</div><div class="tp-keys">{legend}</div></div>'
+    )
+
+
+def _piece(piece: Piece) -> str:
+    if piece.is_cut:
+        return '<span class="tp-cut">✂ hard cut</span>'
+    held = [f"block {piece.block:,}"] if piece.block else []
+    held += [f"overlapping block {number:,}" for number in piece.overlapping]
+    if not held:
+        return escape(piece.text) if not piece.text.strip() else f'<span class="tp-s tp-never" title="never trained">{escape(piece.text)}</span>'
+    colour = f"tp-s{piece.block % 3}" if piece.block else "tp-s-none"
+    return f'<span class="tp-s {colour}{" tp-over" if piece.overlapping else ""}" title="{" · ".join(held)}">{escape(piece.text)}</span>'
 
 
 def token_view(item: Item, found: list[Token], number: int, count: int, which: str) -> str:

@@ -131,7 +131,12 @@ def test_rows_with_other_keys_are_named(host, settings):
         prepare(settings(), host.tokenizer, host)
     problems = caught.value.problems
     assert problems[0].startswith("“rows.json”, row 2: it has text under question, output; the Data Format knows “instruction,output”.")
-    assert problems[-1] == "… and 2 more of this kind."
+    assert problems[-2:] == ["… and 2 more rows.", "Or tick “Skip rows that do not fit” to leave such rows out."]
+    skipped = prepare(settings(skip_unfit_rows=True), host.tokenizer, host)
+    assert (skipped.report.blocks, skipped.report.unfit_rows) == (1, 7)
+    write(host.datasets_dir / "rows.json", json.dumps(rows[1:]))
+    with pytest.raises(DataError, match=r"Nothing is left to train; 7 rows do not fit"):
+        prepare(settings(skip_unfit_rows=True), host.tokenizer, host)
 
 
 def test_an_evaluation_dataset_is_prepared_the_same_way(host, settings):

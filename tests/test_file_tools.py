@@ -1,11 +1,8 @@
-import contextlib
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from training_pro.dataset_tools import DataError, prepare, read_rows
-from training_pro.file_tools import ToolError, download, download_target, dump, json_to_jsonl, split, text_to_jsonl
+from training_pro.file_tools import ToolError, dump, json_to_jsonl, split, text_to_jsonl
 
 ROWS = [{"instruction": f"ask {n}", "input": "", "output": f"say {n}"} for n in range(20)]
 
@@ -81,67 +78,3 @@ def test_the_dump_is_what_is_trained(host, settings):
     bare = json.loads(dump(prepared, host.tokenizer, host.logs_dir, "rows", True).read_text(encoding="utf-8"))
     assert len(whole) == 40 and whole[3] == "<s>Q: say 3\nA: hello 3 world</s>" and bare[3] == "Q: say 3\nA: hello 3 world"
     assert (host.logs_dir / "rows_train_dataset.json").is_file()
-
-
-@contextlib.contextmanager
-def served(content=b"hello", status=200, length=None):
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(status)
-            self.send_header("content-length", str(length or len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def fetched(url, folder, overwrite):
-    target = download_target(url, folder, overwrite)
-    return target, list(download(url, target))
-
-
-def test_a_download_arrives_whole_and_is_not_written_over_unasked(tmp_path):
-    with served(b"x" * 3_000_000) as address:
-        path, seen = fetched(f"{address}/folder/my%20data.txt?download=true", tmp_path, False)
-        assert path.name == "my data.txt" and path.stat().st_size == 3_000_000 and seen[-1] == (3_000_000, 3_000_000)
-        with pytest.raises(ToolError, match="Tick Overwrite to replace it"):
-            download_target(f"{address}/my%20data.txt", tmp_path, False)
-    with served(b"new") as address:
-        assert fetched(f"{address}/my%20data.txt", tmp_path, True)[0].read_bytes() == b"new"
-
-
-@pytest.mark.parametrize(
-    ("url", "words"),
-    [
-        ("ftp://example.org/a.txt", "not an address that begins with http"),
-        ("file:///etc/passwd.txt", "not an address that begins with http"),
-        ("", "not an address"),
-        ("https://example.org/a.exe", "must end with a file name"),
-        ("https://example.org/", "must end with a file name"),
-        ("https://example.org/..%2F..%2Fa.txt", "holds “/”"),
-        ("https://example.org/con.txt", "Windows keeps for itself"),
-    ],
-)
-def test_what_is_no_data_file_is_refused_before_anything_is_fetched(tmp_path, url, words):
-    with pytest.raises(ToolError, match=words):
-        download_target(url, tmp_path, False)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_download_that_breaks_leaves_nothing(tmp_path):
-    with served(b"x", status=404) as address, pytest.raises(ToolError, match="the server answers 404"):
-        fetched(f"{address}/a.txt", tmp_path, False)
-    with served(b"short", length=1000) as address, pytest.raises(ToolError, match="the connection broke"):
-        fetched(f"{address}/a.txt", tmp_path, False)
-    with pytest.raises(ToolError, match="could not be reached"):
-        fetched("http://127.0.0.1:1/a.txt", tmp_path, False)
-    assert list(tmp_path.iterdir()) == []

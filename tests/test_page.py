@@ -143,6 +143,88 @@ def test_every_token_is_seen_before_it_is_trained(home, open_page):
     assert not page.locator("#tp-tokens").is_visible()
 
 
+def test_a_long_verify_says_how_far_it_is_and_can_be_called_off(home, open_page):
+    rows = [
+        {"instruction": f"Tell me about the fox number {n}", "input": "", "output": f"It is the fox that has the number {n}. " * 20}
+        for n in range(40_000)
+    ]
+    (home.datasets / "many.json").write_text(json.dumps(rows), encoding="utf-8")
+    page = open_page(home)
+    fill_in(page, "", dataset="many")
+    page.click("#tp-verify")
+    page.wait_for_selector("#tp-report .tp-running .tp-bar")
+    wait_for_text(page, "#tp-report", "many.json")
+    page.click("#tp-cancel")
+    wait_for_text(page, "#tp-report", "Not verified: called off")
+    assert not page.locator("#tp-cancel").is_visible()
+    picture(page, f"called-off-{home.name}")
+    choose(page, "dataset", "sample-alpaca")
+    page.click("#tp-verify")  # and the next one is not held up
+    wait_for_text(page, "#tp-report", "1,200 JSON rows")
+    (home.datasets / "many.json").unlink()
+
+
+def test_repeats_are_shown_and_left_out_with_one_click(home, open_page):
+    said = "The hedgehog curls up into a ball of spines when a fox or a badger comes too near to it at night"
+    rows = [{"instruction": f"What does animal number {n} do?", "input": "", "output": f"It eats {n} apples."} for n in range(30)]
+    rows += [rows[3], {"instruction": "Why?", "input": "", "output": said}, {"instruction": "Why?", "input": "", "output": f"{said} again"}]
+    (home.datasets / "twice.json").write_text(json.dumps(rows), encoding="utf-8")
+    (home.datasets / "twice-eval.json").write_text(json.dumps(rows[7:9]), encoding="utf-8")
+    page = open_page(home)
+    fill_in(page, "", dataset="twice")
+    choose(page, "eval_dataset", "twice-eval")
+    page.click("#tp-verify")
+    wait_for_text(page, "#tp-report", "Worth a look")
+    report = page.locator("#tp-report").inner_text()
+    assert "row 31" in report and "33 JSON rows" in report
+    picture(page, f"repeats-{home.name}")
+    assert page.locator("#tp-leave-out").inner_text() == "Leave these 4 rows out"
+    page.click("#tp-leave-out")
+    wait_for_text(page, "#tp-report", "29 JSON rows")
+    assert page.locator("#tp-leave_out_repeats input").is_checked() and not page.locator("#tp-leave-out").is_visible()
+    assert "4 rows left out as repeats" in page.locator("#tp-report").inner_text()
+
+
+def test_rows_that_do_not_fit_are_named_or_skipped(home, open_page):
+    (home.datasets / "odd.json").write_text(json.dumps([{"instruction": "a", "output": "b"}, {"question": "c"}]), encoding="utf-8")
+    page = open_page(home)
+    fill_in(page, "", dataset="odd")
+    page.click("#tp-verify")
+    wait_for_text(page, "#tp-report", "row 2: it has text under question")
+    page.locator("#tp-skip_unfit_rows input").check()
+    page.click("#tp-verify")
+    wait_for_text(page, "#tp-report", "1 row left out, since")
+
+
+def test_the_slices_are_seen_and_follow_the_controls(home, open_page):
+    tale = "One fox ran over the hill. It saw a hen, e.g. a brown one. " * 40
+    (home.datasets / "hills.txt").write_text(f"{tale}\n\n\nShort.\n\n\n{tale}", encoding="utf-8")
+    page = open_page(home)
+    tabs = page.locator("#tp-data button[role=tab]")
+    tabs.filter(has_text="Text file").click()
+    page.click("#tp-slices")
+    wait_for_text(page, "#tp-slices-shown", "Text file is not chosen")
+    choose_data(page, "raw_text_file", "hills")
+    wait_for_text(page, "#tp-slices-shown", "Part 1 of 2")
+    shown = page.locator("#tp-slices-shown")
+    assert "0.0% of the text is never trained" in shown.inner_text() and shown.locator(".tp-over").count() > 3
+    assert shown.locator(".tp-cut").count() == 2 and shown.locator(".tp-bars i").count() > 1
+    picture(page, f"slices-{home.name}")
+    page.click("#tp-slices-next")
+    wait_for_text(page, "#tp-slices-shown", "Part 2 of 2")
+    page.locator("#tp-precize_slicing_overlap input").uncheck()
+    wait_for_text(page, "#tp-slices-shown", "0.0% more than once")
+    assert shown.locator(".tp-over").count() == 1  # in the legend
+    write(page, "min_chars", "10")
+    page.locator("#tp-min_chars input").press("Tab")
+    page.wait_for_selector("#tp-slices-shown .tp-block .tp-never")
+    assert shown.locator(".tp-block .tp-never").first.inner_text() == "Short."
+    write(page, "hard_cut_string", "")
+    page.wait_for_function("() => document.querySelectorAll('#tp-slices-shown .tp-cut').length === 0")
+    choose(page, "raw_text_file", "None")
+    wait_for_text(page, "#tp-slices-shown", "Text file is not chosen")
+
+
 def test_the_tools(home, open_page):
     rows = [{"instruction": f"ask {n}", "input": "", "output": f"say {n}"} for n in range(20)]
     (home.datasets / "mine.json").write_text(json.dumps(rows), encoding="utf-8")

@@ -3,7 +3,11 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from training_pro.slicer import fold_newlines, sentence_spans, slice_fixed, slice_text, units
+from tiny import make_other_tokenizer, make_tokenizer
+from training_pro import slicer
+from training_pro.seams import Seams
+from training_pro.sentences import sentence_spans
+from training_pro.slicer import fold_newlines, slice_fixed, slice_text
 
 
 class Characters:
@@ -26,30 +30,16 @@ class Slow(Characters):
     is_fast = False
 
 
+def fixed(text, tokenizer, **options):
+    return list(slice_fixed(text, Seams(tokenizer), **options))
+
+
+def units(text, hard_cut_string):
+    return list(slicer.units(text, hard_cut_string))
+
+
 def texts(blocks, overlapping=None):
     return [block.text for block in blocks if overlapping is None or block.overlapping == overlapping]
-
-
-@pytest.mark.parametrize(
-    ("text", "sentences"),
-    [
-        ("One. Two! Three?", ["One.", "Two!", "Three?"]),
-        ("Mr. Smith met Dr. J. R. Jones in the U.S. Army.", ["Mr. Smith met Dr. J. R. Jones in the U.S. Army."]),
-        ("It cost 3.14 euros, e.g. too much. He left.", ["It cost 3.14 euros, e.g. too much.", "He left."]),
-        ("“Stop!” he said. “Why?” She ran.", ["“Stop!” he said.", "“Why?”", "She ran."]),
-        ("Wait ... what? Yes... He knew.", ["Wait ... what?", "Yes...", "He knew."]),
-        ("See Fig. 3 for more. I said no. Then I left.", ["See Fig. 3 for more.", "I said no.", "Then I left."]),
-        ("Am 3. Mai kam er z. B. heim. Es war spät.", ["Am 3. Mai kam er z. B. heim.", "Es war spät."]),
-        ("你好。你是谁？我是。", ["你好。", "你是谁？", "我是。"]),
-        ("Shopping\n- milk\n- bread\n\nThe end", ["Shopping", "- milk", "- bread", "The end"]),
-        ("1. Take it.\n2. Eat it.", ["1. Take it.", "2. Eat it."]),
-        ("A line that goes\non in the next. Done (really.) Yes.", ["A line that goes\non in the next.", "Done (really.)", "Yes."]),
-        ("no marks at all", ["no marks at all"]),
-        ("   ", []),
-    ],
-)
-def test_sentences(text, sentences):
-    assert [text[start:end] for start, end in sentence_spans(text, 0, len(text))] == sentences
 
 
 def test_blocks_are_filled_as_far_as_the_next_sentence_allows():
@@ -108,37 +98,138 @@ def test_a_cutoff_without_room_is_refused():
         slice_text("x", Characters(), cutoff_len=2)
 
 
+# The rules against a plain slicer that counts every text anew, for each kind of tokenizer.
+
+TOKENIZERS = {"bytes": make_tokenizer(), **{kind: make_other_tokenizer(kind) for kind in ("tiktoken", "sentencepiece", "metaspace")}}
 PIECES = st.sampled_from(
-    [
-        "The fox ran. ",
-        "“No!” she said. ",
-        "Dr. Who left at 3.14. ",
-        "你好。",
-        "🦊🦊 ",
-        "\n\n\n",
-        "\n\n",
-        "\r\n",
-        "- item\n",
-        "x" * 70,
-        "word ",
-        "Ünï… ",
-        ". ",
-        "?!",
-    ]
-)
+    ["The fox ran. ", "“No!” she said. ", "Dr. Who left at 3.14. ", "你好。", "你是谁？", "🦊🦊 ", "👩‍👩‍👧", "\n\n\n", "\n\n", "\n", "\r\n", "\t", "  ",
+     "- item\n", "x" * 70, "word ", "Ünï… ", ". ", "?!", "E\u0301t\u00e9. ", "</s>", "שלום. ", "def f(x):\n    return x\n", "e.g. ", "A.\n\nB. "]
+)  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(PIECES, max_size=25), st.integers(8, 60), st.booleans())
-def test_rules_1_to_3_hold_for_any_text(tokenizer, pieces, cutoff, overlap):
-    source = "".join(pieces)
-    folded = source.replace("\r\n", "\n").replace("\r", "\n")
-    blocks = slice_text(source, tokenizer, cutoff_len=cutoff, overlap=overlap)
-    assert all(len(block.input_ids) <= cutoff for block in blocks)
-    assert all(block.text == folded[block.start : block.end] and "\n\n\n" not in block.text for block in blocks)
+def ids_of(tokenizer, text):
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+class Plain:
+    """The eight rules, one text at a time."""
+
+    def __init__(self, text, tokenizer, cutoff, eos_on_hard_cut_only=False):
+        self.text, self.tokenizer, self.cutoff, self.eos_last = fold_newlines(text), tokenizer, cutoff, eos_on_hard_cut_only
+
+    def ids(self, start, end, unit_end):
+        ids = ids_of(self.tokenizer, self.text[start:end])
+        bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        wants_eos = (not self.eos_last or end == unit_end) and ids[-1:] != [eos]
+        return [*([bos] if ids[:1] != [bos] else []), *ids, *([eos] if wants_eos else [])]
+
+    def fits(self, start, end, unit_end):
+        return len(self.ids(start, end, unit_end)) <= self.cutoff
+
+    def fill(self, found, first, unit_end):
+        after = first + 1
+        while after < len(found) and self.fits(found[first][0], found[after][1], unit_end):
+            after += 1
+        return after
+
+    def primary(self):
+        """(start, end) of each block, and whether its unit has a sentence that is longer than a block."""
+        blocks = []
+        for start, end in units(self.text, "\\n\\n\\n"):
+            found = sentence_spans(self.text, start, end)
+            long = any(not self.fits(*sentence, end) for sentence in found)
+            first = 0
+            while first < len(found) and not long:
+                after = self.fill(found, first, end)
+                blocks.append((found[first][0], found[after - 1][1]))
+                first = after
+            if long:
+                blocks.append((start, end))
+        return blocks
+
+    def sliding(self):
+        blocks = []
+        for start, end in units(self.text, "\\n\\n\\n"):
+            found = sentence_spans(self.text, start, end)
+            if any(not self.fits(*sentence, end) for sentence in found):
+                continue
+            reached = 0
+            for first in range(len(found)):
+                after = self.fill(found, first, end)
+                if after > reached:
+                    blocks.append((found[first][0], found[after - 1][1]))
+                reached = after
+        return blocks
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(sorted(TOKENIZERS)), st.lists(PIECES, max_size=25), st.integers(12, 60), st.booleans(), st.booleans())
+def test_the_rules_hold_for_any_text_and_tokenizer(kind, pieces, cutoff, sliding, eos_last):
+    tokenizer, source = TOKENIZERS[kind], "".join(pieces)
+    text = fold_newlines(source)
+    blocks = slice_text(source, tokenizer, cutoff_len=cutoff, sliding_window=sliding, eos_on_hard_cut_only=eos_last)
+    plain = Plain(source, tokenizer, cutoff, eos_last)
+    spans = units(text, "\\n\\n\\n")
+    unit_of = {place: end for start, end in spans for place in range(start, end)}
+    for block in blocks:
+        assert block.text == text[block.start : block.end] and "\n\n\n" not in block.text  # 3
+        assert block.input_ids == plain.ids(block.start, block.end, unit_of[block.start])  # 8, and the tokens are those of the text
+        assert len(block.input_ids) <= cutoff  # 1
+        assert block.end <= unit_of[block.start]  # 3
     primary = [block for block in blocks if not block.overlapping]
-    assert "".join("".join(text.split()) for text in texts(primary)) == "".join(folded.split())
     assert all(first.end <= second.start for first, second in pairwise(primary))
+    seen = {place for block in (blocks if sliding else primary) for place in range(block.start, block.end)}
+    assert all(place in seen for start, end in spans for place in range(start, end) if not text[place].isspace())  # 2
+    whole = [span for start, end in units(text, "\\n\\n\\n") for span in sentence_spans(text, start, end)]
+    long = [sentence for sentence in whole if not plain.fits(*sentence, unit_of[sentence[0]])]
+    for block in blocks:  # 4
+        for place, edges in ((block.start, {start for start, _ in whole}), (block.end, {end for _, end in whole})):
+            assert place in edges or any(start < place < end for start, end in long)
+    if sliding:  # 7
+        free = [(block.start, block.end) for block in blocks if not any(block.start <= end and start <= block.end for start, end in long)]
+        assert [span for span in plain.sliding() if span in free] == plain.sliding() or long
+        if not long:
+            assert [(block.start, block.end) for block in blocks] == plain.sliding()
+    elif not long:  # 5
+        assert [(block.start, block.end) for block in primary] == plain.primary()
+    if not sliding:  # 6
+        for number, block in enumerate(blocks):
+            if block.overlapping:
+                before = blocks[number - 1]
+                after = blocks[number + 1]
+                assert before.start < block.start < before.end < block.end and not after.overlapping and after.start < block.end
+
+
+def test_one_word_of_100000_characters_and_only_hard_cuts():
+    for tokenizer in TOKENIZERS.values():
+        blocks = slice_text("x" * 100_000, tokenizer, cutoff_len=256)
+        assert "".join(block.text for block in blocks) == "x" * 100_000 and max(len(block.input_ids) for block in blocks) <= 256
+        assert sum(len(block.input_ids) < 200 for block in blocks) <= 1  # each is full but the last
+        assert slice_text("\n" * 500, tokenizer, cutoff_len=16) == []
+
+
+def test_a_text_of_many_windows_is_sliced_as_one_of_one(monkeypatch):
+    text = "".join(
+        f"Sentence number {n} of Mr. J. R. Smith. “Is it?” he said…\n" + "\n" * (n % 7 == 0) + "\n\n\n" * (n % 50 == 0) for n in range(600)
+    )
+    spans = [(block.start, block.end, block.overlapping) for block in slice_text(text, TOKENIZERS["bytes"], cutoff_len=64)]
+    monkeypatch.setattr(slicer, "WINDOW", 60)
+    monkeypatch.setattr(slicer, "STRETCH", 500)
+    monkeypatch.setattr(slicer, "BATCH", 90)
+    assert [(block.start, block.end, block.overlapping) for block in slice_text(text, TOKENIZERS["bytes"], cutoff_len=64)] == spans
+
+
+def test_a_tokenizer_that_joins_across_sentences_is_found_out():
+    """A normalizer that changes the whole text by its first letter: nothing can be put together from parts."""
+    from tokenizers import Regex, normalizers
+
+    tokenizer = make_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace(Regex(r"den\. The owl"), "ox")
+    text = "The fox lives in a den. The owl eats seeds! " * 40
+    blocks = slice_text(text, tokenizer, cutoff_len=40)
+    assert all(len(block.input_ids) <= 40 for block in blocks)
+    exact = [block.input_ids[1:-1] == ids_of(tokenizer, block.text) for block in blocks]
+    assert sum(exact) >= len(exact) - 8
 
 
 def test_a_slow_tokenizer_gives_the_same_blocks():
@@ -150,7 +241,7 @@ def test_a_slow_tokenizer_gives_the_same_blocks():
 @given(st.text(alphabet="ab .\n🦊é", max_size=400), st.integers(12, 40), st.integers(1, 6), st.integers(0, 12))
 def test_fixed_length_slicing_keeps_the_cutoff_and_loses_nothing(tokenizer, text, cutoff, overlap, favor):
     folded = fold_newlines(text)
-    blocks = slice_fixed(text, tokenizer, cutoff_len=cutoff, overlap_len=overlap, newline_favor_len=favor, hard_cut_string="")
+    blocks = fixed(text, tokenizer, cutoff_len=cutoff, overlap_len=overlap, newline_favor_len=favor, hard_cut_string="")
     assert all(len(block.input_ids) <= cutoff and folded[block.start : block.end] == block.text for block in blocks)
     seen = set()
     for block in blocks:
@@ -161,14 +252,14 @@ def test_fixed_length_slicing_keeps_the_cutoff_and_loses_nothing(tokenizer, text
 def test_fixed_length_blocks_share_their_overlap(tokenizer):
     text = "The fox lives in a den. The owl eats seeds! " * 12
     ids = tokenizer(text.strip(), add_special_tokens=False)["input_ids"]
-    blocks = slice_fixed(text, tokenizer, cutoff_len=34, overlap_len=8, add_bos=True, add_eos=True)
+    blocks = fixed(text, tokenizer, cutoff_len=34, overlap_len=8, add_bos=True, add_eos=True)
     assert len(blocks) == -(-(len(ids) - 8) // 24) and len(blocks[0].input_ids) == 34
     assert blocks[0].end > blocks[1].start and "".join(text[a.start : b.start] for a, b in pairwise(blocks)) + blocks[-1].text == text.strip()
     with pytest.raises(ValueError, match=r"Overlap Length \(32\) must be smaller than the cutoff"):
-        slice_fixed(text, tokenizer, cutoff_len=34, overlap_len=32)
+        fixed(text, tokenizer, cutoff_len=34, overlap_len=32)
 
 
 def test_ends_move_to_a_newline_that_is_near(tokenizer):
     text = "one two three four\nfive six seven eight nine\nten eleven twelve thirteen"
-    blocks = slice_fixed(text, tokenizer, cutoff_len=24, overlap_len=4, newline_favor_len=40, add_bos=False, add_eos=False)
+    blocks = fixed(text, tokenizer, cutoff_len=24, overlap_len=4, newline_favor_len=40, add_bos=False, add_eos=False)
     assert blocks[0].text == "one two three four" and all("\n" not in block.text[:1] for block in blocks)

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from training_pro.dataset_tools import DataError, _share, map_columns, prepare, read_rows
+from training_pro.dataset_tools import DataError, map_columns, prepare, read_rows, share
 from training_pro.settings import SettingsError
 from training_pro.train_utils import begin
 
@@ -38,13 +38,13 @@ def test_a_broken_table_is_named(tmp_path, name, content, words):
 
 
 def test_columns_get_the_names_of_the_format():
-    rows = [{"question": "q", "answer": "a", "output": "old", "id": "1"}]
-    assert map_columns(rows, "instruction=question, output = answer", "f.csv") == [{"instruction": "q", "output": "a", "id": "1"}]
-    assert map_columns(rows, " ", "f.csv") is rows
+    rows = [(1, {"question": "q", "answer": "a", "output": "old", "id": "1"})]
+    assert list(map_columns(rows, "instruction=question, output = answer", "f.csv")) == [(1, {"instruction": "q", "output": "a", "id": "1"})]
+    assert list(map_columns(rows, " ", "f.csv")) == rows
     with pytest.raises(DataError, match=r"“f.csv” has no column prompt; it has question, answer, output, id"):
-        map_columns(rows, "instruction=prompt", "f.csv")
+        list(map_columns(rows, "instruction=prompt", "f.csv"))
     with pytest.raises(DataError, match="“instruction” is not of the form instruction=question"):
-        map_columns(rows, "instruction", "f.csv")
+        list(map_columns(rows, "instruction", "f.csv"))
 
 
 def test_a_csv_is_trained_with_its_columns_mapped(host, settings):
@@ -62,7 +62,7 @@ def test_rows_of_whole_texts_are_cut_where_they_are_long(host, settings):
     assert texts[0] == "Nobody knows." and " ".join(texts[1:]) == long.strip() and prepared.report.trimmed_rows == 0
     assert [prepared.blocks[n].row for n in range(len(texts))] == [1] + [2] * (len(texts) - 1)
     (host.datasets_dir / "tales.json").write_text(json.dumps([{"text": "x"}, {"text": " "}, {"story": "y"}]), encoding="utf-8")
-    with pytest.raises(DataError, match="rows 2, 3 have no text under “text”"):
+    with pytest.raises(DataError, match="row 2 has no text under “text”"):
         prepare(settings(dataset="tales", format="text rows"), host.tokenizer, host)
 
 
@@ -89,11 +89,11 @@ def test_text_and_rows_together_in_their_shares(host, settings):
 
 @pytest.mark.parametrize("percent", [0, 1, 25, 50, 99, 100])
 def test_a_share_is_drawn_evenly(percent):
-    found = _share(range(200), percent, 7)
+    found = share(200, percent, 7)
     assert len(found) == 2 * percent and found == sorted(set(found))
     for first in range(0, 200, 100):  # each half of the data gives half of the share
         assert abs(sum(first <= n < first + 100 for n in found) - percent) <= 1
-    assert percent in (0, 100) or found != _share(range(200), percent, 8)
+    assert percent in (0, 100) or found != share(200, percent, 8)
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,13 @@
 import json
 
 from training_pro import token_view, views
-from training_pro.blocks import IGNORED, Item
+from training_pro.blocks import Item
 from training_pro.dataset_tools import prepare
 
 
 def test_each_token_has_its_text_and_what_becomes_of_it(tokenizer):
     ids = [1, *tokenizer("Q: é 🦊\n", add_special_tokens=False)["input_ids"], 2]
-    labels = [IGNORED] * 3 + ids[3:]
-    found = token_view.tokens(Item(ids, labels, "json"), tokenizer)
+    found = token_view.tokens(Item(ids, [(3, len(ids))], "json"), tokenizer)
     assert "".join(token.text for token in found) == "<s>Q: é 🦊\n</s>"
     assert [token.id for token in found] == ids and [token.trained for token in found] == [False] * 3 + [True] * (len(ids) - 3)
     assert [token.special for token in found] == [True] + [False] * (len(ids) - 2) + [True]
@@ -23,7 +22,7 @@ def test_a_space_before_a_word_of_sentencepiece_is_not_lost():
     core = Tokenizer(models.WordLevel({"▁the": 0, "▁fox": 1, "<unk>": 2}, unk_token="<unk>"))
     core.pre_tokenizer, core.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>")
-    assert [token.text for token in token_view.tokens(Item([0, 1], [0, 1], "text"), tokenizer)] == [" the", " fox"]
+    assert [token.text for token in token_view.tokens(Item([0, 1], [(1, 2)], "text"), tokenizer)] == [" the", " fox"]
 
 
 def test_the_choices_are_the_blocks_that_start_would_train_and_those_it_would_not(host, settings):
@@ -58,8 +57,7 @@ def test_overlapping_blocks_of_a_text(host, settings):
 
 
 def test_the_view_escapes_what_is_in_the_data(tokenizer):
-    item = Item(tokenizer("<b>x</b>\n", add_special_tokens=False)["input_ids"], [IGNORED] * 99, "json", True, 1234)
-    item.labels = item.labels[: len(item.input_ids)]
+    item = Item(tokenizer("<b>x</b>\n", add_special_tokens=False)["input_ids"], [], "json", True, 1234)
     shown = views.token_view(item, token_view.tokens(item, tokenizer), 2, 5000, token_view.TRIMMED)
     assert "<b>" not in shown and "&lt;" in shown and "⏎\n" in shown
     for words in ("2 of 5,000", "row 1,234", "trimmed at the cutoff", "0 trained", "position 0 · masked"):

@@ -30,6 +30,38 @@ def make_tokenizer(chat_template: str | None = None):
     return tokenizer
 
 
+def make_other_tokenizer(kind: str):
+    """The other shapes of tokenizers: `tiktoken` (Llama 3, Qwen: a mark takes the new lines behind it), `sentencepiece` (Llama 2: a space
+    before the text, no word boundaries, bytes for what is unknown), `metaspace` (T5, Mistral: the same with word boundaries)."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<unk>", "<s>", "</s>"]
+    texts = [text + "\n\n" + text + "\n" for text in SENTENCES]
+    if kind == "tiktoken":
+        core = Tokenizer(models.BPE())
+        words = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        core.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Split(Regex(words), behavior="isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        )
+        core.decoder = decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+    else:
+        core = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+        bytes_ = [f"<0x{n:02X}>" for n in range(256)]
+        special += bytes_
+        core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=True)  # the merges are learned within words
+        core.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+        alphabet = []
+        texts = [text.replace("\n", " ") for text in texts]
+    trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    core.train_from_iterator(texts * 20, trainer)
+    if kind == "sentencepiece":
+        core.pre_tokenizer = None
+        core.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>", clean_up_tokenization_spaces=False)
+
+
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

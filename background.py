@@ -1,0 +1,47 @@
+"""Work that a page waits for and may call off: it runs in a thread of its own and says how far it is."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+
+class Cancelled(Exception):
+    """The user called the work off."""
+
+
+class Job:
+    """`work(progress)` in a thread; `progress(doing, share)` raises Cancelled once `cancel` was called.
+
+    `done` is set at the end; then `result` is what the work returned, or `error` what it raised.
+    """
+
+    def __init__(self, work: Callable[[Callable[[str, float], None]], Any]):
+        self.doing, self.share = "Reading", 0.0
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.done = threading.Event()
+        self._called_off = threading.Event()
+        self._work = work
+        threading.Thread(target=self._run, daemon=True, name="training-pro-job").start()
+
+    def cancel(self) -> None:
+        self._called_off.set()
+
+    @property
+    def cancelled(self) -> bool:
+        return isinstance(self.error, Cancelled)
+
+    def _run(self) -> None:
+        try:
+            self.result = self._work(self._progress)
+        except BaseException as error:  # it belongs to whoever waits
+            self.error = error
+        finally:
+            self.done.set()
+
+    def _progress(self, doing: str, share: float) -> None:
+        self.doing, self.share = doing, min(1.0, max(0.0, share))
+        if self._called_off.is_set():
+            raise Cancelled

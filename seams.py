@@ -1,0 +1,141 @@
+"""Tokens of a text's parts, put together from the tokens of the whole.
+
+A text that is cut in many overlapping ways would be tokenized many times over. Instead it is tokenized once, in pieces that
+begin and end at seams: places that no token crosses. A block's tokens are those of its pieces, except for its first word, which has
+another token at the beginning of a text than behind a space, and for its last, where the tokenizer joins a mark with the new line
+behind it (as those of Llama 3 and Qwen do).
+
+Where the seams lie is asked of the tokenizer, for each pair of neighbouring characters and what stands between them. That no token
+crosses them is then checked on a sample of the finished blocks; a tokenizer that does not keep to it is not trusted any more, and
+the blocks are tokenized one by one, as they are for tokenizers without a fast backend.
+"""
+
+from __future__ import annotations
+
+import logging
+from array import array
+from typing import Any
+
+from .encoding import Encoder, tokens_of
+
+logger = logging.getLogger(__name__)
+
+WINDOW = 50_000  # characters that are tokenized at once where the place of each token is asked for
+REMEMBERED = 50_000  # words
+CHECKED_FIRST, CHECKED_LATER = 8, 100
+
+
+class Seams:
+    """What is known of a tokenizer. Nothing of it is changed."""
+
+    def __init__(self, tokenizer: Any):
+        self.tokenizer = tokenizer
+        self.encoder = Encoder(tokenizer)
+        self.backend = self.encoder.backend
+        self.anchor = self._find_anchor() if self.backend else None
+        self.trusted = self.anchor is not None
+        self._cuts: dict[tuple[str, str, str], int | None] = {}
+        self._words: dict[tuple[str, str, bool], tuple[list[int], int]] = {}
+        self._made = 0
+        self._anchor_length = len(self.alone(self.anchor)) if self.anchor else 0
+
+    def _find_anchor(self) -> str | None:
+        """What a piece stands behind so that it gets the tokens that it has inside a text; None where nothing helps.
+
+        A tokenizer of SentencePiece puts a space before whatever text it gets; behind a letter it does not.
+        """
+        for anchor in ("", "x"):
+            before = self.alone(anchor) if anchor else []
+            if all(self._joins(anchor, before, piece) for piece in (" y", " The end.", "\nThe end.")):
+                return anchor
+        return None
+
+    def _joins(self, anchor: str, before: list[int], piece: str) -> bool:
+        anchored = self.alone(anchor + piece)
+        return anchored[: len(before)] == before and self.alone("y" + piece) == [*self.alone("y"), *anchored[len(before) :]]
+
+    def alone(self, text: str) -> list[int]:
+        """Token ids of a text, without the tokenizer's own BOS and EOS."""
+        return self.encoder.ids([text])[0]
+
+    def in_context(self, pieces: list[str], at_beginning: list[bool]) -> list[list[int]]:
+        """Token ids of pieces of a text as they are inside it, or at its beginning."""
+        if not self.anchor:
+            return self.encoder.ids(pieces)
+        found = self.encoder.ids([piece if first else self.anchor + piece for piece, first in zip(pieces, at_beginning, strict=True)])
+        return [ids if first else ids[self._anchor_length :] for ids, first in zip(found, at_beginning, strict=True)]
+
+    def cut(self, before: str, gap: str, after: str) -> int | None:
+        """Where in the white space between two characters a token begins, in characters; None where one crosses it all.
+
+        >>> Seams(tokenizer).cut(".", "\\n\\n", "T")  # 0: before it, as for GPT-2; 2: behind it, as for Llama 3
+        """
+        key = (before, gap, after)
+        try:
+            return self._cuts[key]
+        except KeyError:
+            found = self._cuts[key] = self._find_cut(*key) if self.trusted else 0
+            return found
+
+    def _find_cut(self, before: str, gap: str, after: str) -> int | None:
+        left, right = f"a{before}", f"{after}b"
+        whole = self.alone(left + gap + right)
+        for place in dict.fromkeys((0, gap.rfind("\n") + 1, len(gap))):
+            behind = self.in_context([gap[place:] + right], [False])[0]
+            if self.alone(left + gap[:place]) + behind == whole:
+                return place
+        return None
+
+    def at_beginning(self, lead: str, word: str) -> tuple[list[int], int]:
+        """The tokens of a word at the beginning of a text, and how many it has behind `lead` inside one."""
+        return self._word(lead, word, True)
+
+    def at_end(self, word: str, trail: str) -> tuple[list[int], int]:
+        """The tokens of a word (with the space before it) at the end of a text, and how many it has with `trail` behind it."""
+        return self._word(word, trail, False)
+
+    def _word(self, first: str, second: str, beginning: bool) -> tuple[list[int], int]:
+        key = (first, second, beginning)
+        if (found := self._words.get(key)) is None:
+            if len(self._words) >= REMEMBERED:
+                self._words.clear()
+            inside = len(self.in_context([first + second], [False])[0])
+            found = self._words[key] = (self.alone(second) if beginning else self.in_context([first], [False])[0], inside)
+        return found
+
+    def wants_check(self) -> bool:
+        """Whether a block should be checked: the first ones, and then one of a hundred."""
+        self._made += 1
+        return self.trusted and (self._made <= CHECKED_FIRST or self._made % CHECKED_LATER == 0)
+
+    def check(self, text: str, ids: list[int]) -> bool:
+        """Whether these are the tokens of the text; if not, the tokenizer is not trusted any more."""
+        if tokens_of(self.tokenizer, [text])[0] == ids:
+            return True
+        logger.info("Tokens of this tokenizer cross the seams between sentences, as in %r; blocks are tokenized one by one.", text[:80])
+        self.trusted = False
+        return False
+
+    def reach(self, text: str, count: int) -> int | None:
+        """How many characters of a text its first `count` tokens cover; None where the tokenizer cannot say or the text has no more."""
+        if self.backend is None:
+            return None
+        found = self.backend.encode(text, add_special_tokens=False)
+        return found.token_to_chars(count)[0] if len(found) > count and found.token_to_chars(count) else None
+
+    def token_starts(self, text: str, start: int, end: int) -> array:
+        """Where in `text[start:end]` each token starts; every fourth character where the tokenizer cannot say."""
+        if self.backend is None:
+            return array("q", range(start, end, 4))
+        starts = array("q")
+        while start < end:
+            stop = end if end - start <= WINDOW else self._seam_before(text, start, start + WINDOW)
+            found = self.backend.encode_batch([text[start:stop]], add_special_tokens=False)[0]
+            starts.extend(start + begin for begin, _ in found.offsets)
+            start = stop
+        return starts
+
+    @staticmethod
+    def _seam_before(text: str, start: int, stop: int) -> int:
+        space = text.rfind(" ", start + 1, stop)
+        return space if space > start else stop
