@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from . import evaluations
-from .paths import natural_key, path_in
+from .paths import name_problem, natural_key, path_in
 from .rows import is_hub_name
 from .versions import dtype_argument
 
@@ -168,7 +168,7 @@ class Host:
     def trainable_models(self) -> list[str]:
         """Names of the folders of the models' directory that hold a model in Transformers format."""
         with contextlib.suppress(OSError):
-            return sorted((folder.name for folder in self.models_dir.iterdir() if _is_trainable(folder)), key=natural_key)
+            return sorted((name for name, folder in _shown(self.models_dir) if _is_trainable(folder)), key=natural_key)
         return []
 
     def offered_models(self) -> list[str]:
@@ -240,8 +240,8 @@ class Host:
         """Names of the folders of the adapters' directory that hold a LoRA or the settings of one."""
         found = []
         with contextlib.suppress(OSError):
-            for folder in self.lora_dir.iterdir():
-                if not folder.name.startswith(".") and any((folder / name).is_file() for name in ("adapter_config.json", "training_parameters.json")):
+            for _, folder in _shown(self.lora_dir):
+                if any((folder / name).is_file() for name in ("adapter_config.json", "training_parameters.json")):
                     found.append(folder)
         if newest_first:
             return [folder.name for folder in sorted(found, key=lambda folder: folder.stat().st_mtime, reverse=True)]
@@ -251,9 +251,7 @@ class Host:
         """Names, without ending, of the files of a kind: json, jsonl, text (with folders of .txt) or format."""
         names = set()
         with contextlib.suppress(OSError):
-            for file in self._folder_of(kind).iterdir():
-                if file.name.startswith("."):
-                    continue
+            for _, file in _shown(self._folder_of(kind)):
                 if file.suffix.lower() in ENDINGS[kind] and file.is_file():
                     names.add(file.name[: -len(file.suffix)])
                 elif kind == "text" and file.is_dir() and next(file.glob("*.txt"), None):
@@ -268,6 +266,8 @@ class Host:
             FileNotFoundError: there is no such file.
         """
         folder = self._folder_of(kind)
+        if not isinstance(name, str):
+            raise ValueError(f"The name is {name!r}; type a name.")
         for ending in ENDINGS[kind]:
             plain = name[: -len(ending)] if name.lower().endswith(ending) else name  # as one types it in a run's file
             if (path := path_in(folder, plain, ending)).is_file():
@@ -279,7 +279,7 @@ class Host:
         )
 
     def data_file_problem(self, kind: str, name: str) -> str | None:
-        if kind in ("json", "jsonl") and is_hub_name(name):
+        if kind in ("json", "jsonl") and isinstance(name, str) and is_hub_name(name):
             return None  # whether the hub has it shows when it is read
         try:
             self.data_file(kind, name)
@@ -413,6 +413,13 @@ class LocalHost(Host):
         if Path(model).is_absolute() or model.startswith((".", "~")) or "\\" in model:
             raise ModelError(f"There is no folder “{model}”. Give the folder of a model in Transformers format, or a hub id such as name/model.")
         return model
+
+
+def _shown(folder: Path) -> Iterator[tuple[str, Path]]:
+    """What a folder holds, but not what is hidden, and not what has a name that no page could show or send back."""
+    for path in folder.iterdir():
+        if not path.name.startswith(".") and name_problem(path.name) is None:
+            yield path.name, path
 
 
 class ModelError(RuntimeError):

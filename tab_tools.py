@@ -14,7 +14,7 @@ import gradio as gr
 from . import downloads, file_tools, views
 from .dataset_tools import DataError
 from .file_tools import ToolError
-from .paths import path_in
+from .paths import name_problem, path_in
 from .settings import NOT_CHOSEN, TrainingSettings
 from .versions import hidden_from_api
 
@@ -86,8 +86,8 @@ class ToolsTab:
 
     def row_files(self) -> list[str]:
         """The files of rows, with their endings: a name may be there as .json and as .jsonl."""
-        found = sorted(file.name for ending in ("*.json", "*.jsonl") for file in self.host.datasets_dir.glob(ending) if not file.name.startswith("."))
-        return [NOT_CHOSEN, *found]
+        files = [file for ending in ("*.json", "*.jsonl") for file in self.host.datasets_dir.glob(ending)]
+        return [NOT_CHOSEN, *sorted(file.name for file in files if not file.name.startswith(".") and name_problem(file.name) is None)]
 
     def lists(self) -> dict[Any, Any]:
         """Fresh choices for the tools' own lists."""

@@ -1,8 +1,8 @@
 """How fast and how often right our sentence rules are, beside the segmenters that are installed: `python benchmarks/sentences.py`.
 
 Every tool is timed on the same 10 MB, one after another and round after round, so that a busy moment of the machine falls on all of them; a slow one gets
-less text, which the table says. The cases are those of tests/test_sentences.py, which our rules were made to get right, and some that were not; a tool that asks for the language is told it.
-None of the others is a requirement of ours: install those you want to compare with into an environment of their own.
+less text, which the table says. The cases are those of tests/test_sentences.py, which our rules were made to get right, and FRESH, which they were not; a
+tool that asks for the language is told it. None of the others is a requirement of ours: install those to compare with into an environment of their own.
 """
 
 from __future__ import annotations

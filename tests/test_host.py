@@ -20,6 +20,30 @@ def test_a_name_finds_its_file_with_or_without_the_ending(host):
     assert "holds “/”" in host.data_file_problem("json", "../rows")
 
 
+def test_what_cannot_be_shown_is_in_no_list(host):
+    """A name that is no UTF-8 made Gradio fail while it drew the page."""
+    import json
+    import os
+
+    for folder, made in ((host.datasets_dir, b"caf\xe9.json"), (host.datasets_dir, b"evil\xe2\x80\xaegpj.txt"), (host.models_dir, b"caf\xe9")):
+        path = os.fsencode(folder) + b"/" + made
+        try:
+            os.makedirs(path) if folder == host.models_dir else open(path, "w").close()
+        except OSError:
+            pytest.skip("this file system takes no such name")
+    os.makedirs(os.fsencode(host.lora_dir) + b"/caf\xe9")
+    open(os.fsencode(host.lora_dir) + b"/caf\xe9/adapter_config.json", "w").close()
+    open(os.fsencode(host.models_dir) + b"/caf\xe9/config.json", "w").close()
+    for names in (host.data_files("json"), host.data_files("text"), host.adapters(), host.offered_models()):
+        json.dumps(names).encode("ascii")
+        assert not any("caf" in name or "evil" in name for name in names)
+
+
+@pytest.mark.parametrize("name", [None, 5, ["rows"], {"a": 1}])
+def test_a_name_that_is_no_text_is_refused(host, name):
+    assert host.data_file_problem("json", name)
+
+
 def test_the_facts_of_the_model(host, models_folder):
     facts = host.facts
     assert (facts.name, facts.architecture, facts.quantization, facts.dtype, facts.device, facts.context) == (

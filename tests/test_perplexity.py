@@ -340,11 +340,12 @@ def test_a_model_that_looks_at_the_length_gets_no_padding():
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 16, "long_factor": [8.0] * 16, "original_max_position_embeddings": 16}
     config = LlamaConfig(
-        vocab_size=200, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=16,
-        rope_scaling={"rope_type": "dynamic", "factor": 4.0},
+        vocab_size=200, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=64,
+        rope_scaling={**rope, "factor": 4.0}, initializer_range=0.3,
     )  # fmt: skip
-    model, blocks = louder(LlamaForCausalLM(config)), some_blocks()
+    model, blocks = LlamaForCausalLM(config).eval(), some_blocks()
     same(perplexity_of_blocks(model, blocks), brute_force_of_blocks(model, blocks))
 
 
