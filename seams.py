@@ -13,6 +13,7 @@ the blocks are tokenized one by one, as they are for tokenizers without a fast b
 from __future__ import annotations
 
 import logging
+import re
 from array import array
 from typing import Any
 
@@ -34,6 +35,7 @@ class Seams:
         self.backend = self.encoder.backend
         self.anchor = self._find_anchor() if self.backend else None
         self.trusted = self.anchor is not None
+        self.special = _special(tokenizer) if self.trusted else None  # what is cut out of a text before anything else
         self._cuts: dict[tuple[str, str, str], int | None] = {}
         self._words: dict[tuple[str, str, bool], tuple[list[int], int]] = {}
         self._made = 0
@@ -139,3 +141,9 @@ class Seams:
     def _seam_before(text: str, start: int, stop: int) -> int:
         space = text.rfind(" ", start + 1, stop)
         return space if space > start else stop
+
+
+def _special(tokenizer: Any) -> re.Pattern[str] | None:
+    """What finds the tokenizer's added tokens in a text: behind one of them, a tokenizer of SentencePiece begins anew."""
+    texts = sorted((text for text in tokenizer.get_added_vocab() if text.strip()), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, texts))) if texts else None

@@ -321,7 +321,12 @@ class TrainingSettings(BaseModel):
 
     # F. Data
     dataset: str | None = option(
-        None, "Dataset", "JSON file with a list of rows, in the datasets folder.", section="json", widget="dropdown", files="json"
+        None,
+        "Dataset",
+        "JSON, CSV or Parquet file of the datasets folder, or a dataset of huggingface.co: owner/name or owner/name:split.",
+        section="json",
+        widget="dropdown",
+        files="json",
     )
     eval_dataset: str | None = option(
         None,
@@ -344,7 +349,7 @@ class TrainingSettings(BaseModel):
     datasetJSONL: str | None = option(
         None,
         "JSONL Dataset",
-        "Chats: one row of “messages” a line. The model's own chat template formats them.",
+        "Chats: one row of “messages” a line, or such a dataset of huggingface.co (owner/name). The model's own chat template formats them.",
         section="jsonl", widget="dropdown", files="jsonl",
     )  # fmt: skip
     eval_datasetJSONL: str | None = option(

@@ -254,7 +254,7 @@ class _Ends:
         return len(with_bos_eos(ids, *self.of(last))) <= self.cutoff
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which would make each take twice as long
 class _Sentence:
     """`text[start:end]`, whose tokens are those from `cut` on; `crossed` where a token crosses that place."""
 
@@ -270,14 +270,16 @@ class _Stretch:
     """The sentences of neighbouring units with their tokens.
 
     Sentence n is `text[starts[n]:ends[n]]`. What stands from `cuts[n]` to `cuts[n + 1]`, the sentence with white space around it, has the
-    tokens from `places[n]` to `places[n + 1]`; `crossed` counts the cuts so far that a token would cross. `units` holds the first
-    sentence of each unit and the one behind its last.
+    tokens from `places[n]` to `places[n + 1]`; `crossed` counts the cuts so far that a token would cross, `special` the sentences so far
+    that hold a special token. `units` holds the first sentence of each unit and the one behind its last.
     """
 
     def __init__(self, text: str, spans: list[tuple[int, int]], seams: Seams, limits: _Ends):
         self.text, self.seams, self.limits = text, seams, limits
         self.starts, self.ends, self.cuts = array("q"), array("q"), array("q")
         self.places, self.crossed, self.tokens = array("q", [0]), array("q", [0]), array("i")
+        self.special = array("q", [0])
+        self._specials = seams.special if seams.special and seams.special.search(text, spans[0][0], spans[-1][1]) else None
         self.unit_firsts: list[int] = []
         self._last: tuple[tuple[int, int], Any] = ((-1, -1), None)
         self._tokenize_all(spans)
@@ -345,6 +347,8 @@ class _Stretch:
             self.tokens.extend(ids)
             self.places.append(len(self.tokens))
             self.crossed.append(self.crossed[-1] + sentence.crossed)
+            holds = self._specials is not None and self._specials.search(self.text, sentence.start, sentence.end) is not None
+            self.special.append(self.special[-1] + holds)
 
     def _ids(self, found: list[_Sentence], end: int, known: dict[tuple[int, int], list[int]]) -> dict[tuple[int, int], list[int]]:
         """The tokens of each sentence in order, under the characters where its text begins and ends."""
@@ -478,7 +482,7 @@ class _Stretch:
 
     def _compose(self, first: int, after: int, unit: tuple[int, int]) -> _Composed:
         begin, stop = self.places[first], self.places[after]
-        if self.seams.trusted and self.crossed[after] == self.crossed[first + 1]:
+        if self.seams.trusted and self.crossed[after] == self.crossed[first + 1] and self.special[after] == self.special[first]:
             head, head_count, head_end = self._head(first, unit)
             tail, tail_count, tail_start = self._tail(after - 1, unit[1])
             if after - first > 1 or head_end <= tail_start:

@@ -128,7 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--length", type=int, default=2560, help="tokens of the text")
+    parser.add_argument("--length", type=int, default=4608, help="tokens of the text")
     parser.add_argument("--only", default="", help="models whose name has this in it")
     parser.add_argument("--measure", help=argparse.SUPPRESS)  # what a process of its own is asked for
     parser.add_argument("--model", help=argparse.SUPPRESS)
