@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import re
 from array import array
+from string import ascii_letters, digits
 from typing import Any
 
 from .encoding import Encoder, tokens_of
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 WINDOW = 50_000  # characters that are tokenized at once where the place of each token is asked for
 REMEMBERED = 50_000  # words
+_ALIKE = str.maketrans(ascii_letters + digits, "n" * 26 + "T" * 26 + "5" * 10)
 CHECKED_FIRST, CHECKED_LATER = 8, 100
 
 
@@ -36,7 +38,7 @@ class Seams:
         self.anchor = self._find_anchor() if self.backend else None
         self.trusted = self.anchor is not None
         self.special = _special(tokenizer) if self.trusted else None  # what is cut out of a text before anything else
-        self._cuts: dict[tuple[str, str, str], int | None] = {}
+        self.places: dict[tuple[str, str, str], int | None] = {}  # what `cut` has found
         self._words: dict[tuple[str, str, bool], tuple[list[int], int]] = {}
         self._made = 0
         self._anchor_length = len(self.alone(self.anchor)) if self.anchor else 0
@@ -74,12 +76,16 @@ class Seams:
         """
         key = (before, gap, after)
         try:
-            return self._cuts[key]
+            return self.places[key]
         except KeyError:
-            found = self._cuts[key] = self._find_cut(*key) if self.trusted else 0
+            found = self.places[key] = self._find_cut(*key) if self.trusted else 0
             return found
 
     def _find_cut(self, before: str, gap: str, after: str) -> int | None:
+        # Any letter stands for all: tokenizers part a text by kinds of characters.
+        key = (before.translate(_ALIKE), gap, after.translate(_ALIKE))
+        if key != (before, gap, after):
+            return self.cut(*key)
         left, right = f"a{before}", f"{after}b"
         whole = self.alone(left + gap + right)
         for place in dict.fromkeys((0, gap.rfind("\n") + 1, len(gap))):

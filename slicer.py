@@ -11,11 +11,10 @@ from __future__ import annotations
 import re
 from array import array
 from bisect import bisect_left, bisect_right
-from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import accumulate, islice, pairwise, repeat
 from typing import Any
 
 from .seams import Seams
@@ -291,37 +290,37 @@ class _Stretch:
     def _tokenize_all(self, spans: list[tuple[int, int]]) -> None:
         """Find the sentences and tokenize them, about `BATCH` characters at a time; the next are looked for while the last are tokenized."""
         with ThreadPoolExecutor(1) as pool:
-            waiting: deque[tuple[list[_Sentence], int, Any]] = deque()
+            before: tuple[list[_Sentence], int, Any] | None = None
             for found, end in self._batches(spans):
-                waiting.append((found, end, pool.submit(self._ids, found, end, {})))
-                if len(waiting) > 1:
-                    self._add(*waiting.popleft())
-            while waiting:
-                self._add(*waiting.popleft())
+                after = found, end, pool.submit(self._ids, found, end)
+                if before:
+                    self._add(*before)
+                before = after
+            self._add(*before)
 
     def _batches(self, spans: list[tuple[int, int]]) -> Iterator[tuple[list[_Sentence], int]]:
         """Sentences one after the other, and up to where the text of the last one goes."""
+        text, places = self.text, self.seams.places  # this runs once a sentence: what is known already is looked up on the spot
+        longest = LONGEST_TOKEN * self.limits.cutoff
         waiting: list[_Sentence] = []
         size = 0
         for start, end in spans:
             before: int | None = None  # where the sentence before ended
-            for sentence in self._sentences(start, end):
-                waiting.append(self._seamed(*sentence, before, end))
-                before = sentence[1]
-                size += before - sentence[0]
+            for begin, stop in sentences(text, start, end):
+                if stop - begin > longest:
+                    for piece in self._pieces(begin, stop, end):
+                        waiting.append(self._seamed(*piece, before, end))
+                        before = piece[1]
+                elif before is not None and (place := places.get((text[before - 1], text[before:begin], text[begin]))) is not None:
+                    waiting.append(_Sentence(begin, stop, before + place, end))
+                else:
+                    waiting.append(self._seamed(begin, stop, before, end))
+                before = stop
+                size += stop - begin
                 if size >= BATCH and len(waiting) > 1:
                     yield waiting[:-1], waiting[-1].cut  # up to where the last one's text goes shows when the next is there
                     waiting, size = waiting[-1:], 0
         yield waiting, spans[-1][1]
-
-    def _sentences(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """(start, end) of each sentence of a unit; one that is certainly longer than a block is there in pieces."""
-        longest = LONGEST_TOKEN * self.limits.cutoff
-        for begin, stop in sentences(self.text, start, end):
-            if stop - begin > longest:
-                yield from self._pieces(begin, stop, end)
-            else:
-                yield begin, stop
 
     def _seamed(self, start: int, end: int, before: int | None, unit_end: int) -> _Sentence:
         if before is None:
@@ -329,35 +328,42 @@ class _Stretch:
         place = self.seams.cut(self.text[before - 1], self.text[before:start], self.text[start])
         return _Sentence(start, end, before + (place or 0), unit_end, crossed=place is None)
 
-    def _add(self, found: list[_Sentence], end: int, tokenized: Any) -> None:
-        """Add sentences with their tokens; the text of the last one goes up to `end`. What turns out longer than a block is parted."""
-        known = tokenized.result()
-        room = self.limits.cutoff - len(self.limits.bos) - len(self.limits.eos) - MARGIN
-        parted: list[_Sentence] = []
-        for sentence, ids in zip(found, known.values(), strict=True):
-            parted += [sentence] if len(ids) <= room else self._parted(sentence)
-        if len(parted) > len(found):
-            known = self._ids(parted, end, known)
-        for sentence, ids in zip(parted, known.values(), strict=True):
-            if sentence.first:
-                self.unit_firsts.append(len(self.starts))
-            self.starts.append(sentence.start)
-            self.ends.append(sentence.end)
-            self.cuts.append(sentence.cut)
-            self.tokens.extend(ids)
-            self.places.append(len(self.tokens))
-            self.crossed.append(self.crossed[-1] + sentence.crossed)
-            holds = self._specials is not None and self._specials.search(self.text, sentence.start, sentence.end) is not None
-            self.special.append(self.special[-1] + holds)
+    def _ids(self, found: list[_Sentence], end: int) -> list[list[int]]:
+        """The tokens of each sentence; the text of the last one goes up to `end`."""
+        stops = [before.end if after.first else after.cut for before, after in pairwise(found)]
+        text = self.text
+        pieces = [text[sentence.cut : stop] for sentence, stop in zip(found, [*stops, end], strict=True)]
+        return self.seams.in_context(pieces, [sentence.first for sentence in found])
 
-    def _ids(self, found: list[_Sentence], end: int, known: dict[tuple[int, int], list[int]]) -> dict[tuple[int, int], list[int]]:
-        """The tokens of each sentence in order, under the characters where its text begins and ends."""
+    def _add(self, found: list[_Sentence], end: int, tokenized: Any) -> None:
+        """Add sentences with their tokens. What turns out longer than a block is parted."""
+        ids = tokenized.result()
+        room = self.limits.cutoff - len(self.limits.bos) - len(self.limits.eos) - MARGIN
+        if max(map(len, ids)) > room:
+            found, ids = self._all_parted(found, ids, end, room)
+        self.unit_firsts += [number for number, sentence in enumerate(found, len(self.starts)) if sentence.first]
+        self.starts.extend([sentence.start for sentence in found])
+        self.ends.extend([sentence.end for sentence in found])
+        self.cuts.extend([sentence.cut for sentence in found])
+        for one in ids:
+            self.tokens.extend(one)
+        self.places.extend(list(accumulate(map(len, ids), initial=self.places[-1]))[1:])
+        self.crossed.extend(list(accumulate((sentence.crossed for sentence in found), initial=self.crossed[-1]))[1:])
+        special = repeat(False)
+        if self._specials is not None:
+            special = (self._specials.search(self.text, sentence.start, sentence.end) is not None for sentence in found)
+        self.special.extend(list(accumulate(islice(special, len(found)), initial=self.special[-1]))[1:])
+
+    def _all_parted(self, found: list[_Sentence], ids: list[list[int]], end: int, room: int) -> tuple[list[_Sentence], list[list[int]]]:
+        """The sentences with those of more than `room` tokens parted where they do not fit, and the tokens of all."""
         stops = [*(before.end if after.first else after.cut for before, after in pairwise(found)), end]
-        spans = [(sentence.cut, stop) for sentence, stop in zip(found, stops, strict=True)]
-        new = [(span, sentence.first) for span, sentence in zip(spans, found, strict=True) if span not in known]
-        ids = self.seams.in_context([self.text[begin:stop] for (begin, stop), _ in new], [first for _, first in new])
-        fresh = dict(zip((span for span, _ in new), ids, strict=True))
-        return {span: fresh.get(span) or known.get(span, []) for span in spans}
+        all_found: list[_Sentence] = []
+        all_ids: list[list[int]] = []
+        for sentence, stop, known in zip(found, stops, ids, strict=True):
+            parts = self._parted(sentence) if len(known) > room else [sentence]
+            all_found += parts
+            all_ids += [known] if len(parts) == 1 else self._ids(parts, stop)
+        return all_found, all_ids
 
     def _parted(self, sentence: _Sentence) -> list[_Sentence]:
         pieces = self._pieces(sentence.start, sentence.end, sentence.unit_end)
