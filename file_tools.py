@@ -71,13 +71,17 @@ def text_to_jsonl(path: Path, prompt: str, system: str, overwrite: bool) -> tupl
     return _written(path, [_chat(prompt, item, system) for item in items], overwrite)
 
 
-def dump(prepared: Any, tokenizer: Any, folder: Path, name: str, remove_special: bool) -> Path:
+def dump(prepared: Any, tokenizer: Any, folder: Path, name: str, remove_special: bool, overwrite: bool = False) -> Path:
     """The blocks as they are trained, decoded, as JSON in the logs folder.
 
     Args:
         remove_special: without BOS and EOS.
+
+    Raises:
+        ToolError: a file of this name is there.
     """
     target = path_in(folder, f"{name}_train_dataset", ".json")
+    must_be_free([target], overwrite)
     ends = {tokenizer.bos_token_id, tokenizer.eos_token_id} if remove_special else set()
     texts = []
     for number in range(len(prepared.blocks)):

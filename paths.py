@@ -131,6 +131,7 @@ def whole_file(path: Path):
             yield file
             file.flush()
             os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp makes it readable by its owner alone
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):

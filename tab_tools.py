@@ -108,7 +108,7 @@ class ToolsTab:
         self.convert_text.click(
             self.on_convert_text, [self.text_file, self.text_prompt, self.text_system, self.overwrite], [self.said, *lists], **quiet
         )
-        self.dump.click(self.on_dump, {*fields, self.bare}, [self.said], **quiet)
+        self.dump.click(self.on_dump, {*fields, self.bare, self.overwrite}, [self.said], **quiet)
 
     # Handlers
 
@@ -167,7 +167,7 @@ class ToolsTab:
 
         def work() -> tuple[str, dict[Any, Any]]:
             prepared = prepare(settings, self.host.tokenizer, self.host)
-            path = file_tools.dump(prepared, self.host.tokenizer, self.host.logs_dir, _data_name(settings), values[self.bare])
+            path = file_tools.dump(prepared, self.host.tokenizer, self.host.logs_dir, _data_name(settings), values[self.bare], values[self.overwrite])
             return f"“{path.name}” is in the logs folder: {len(prepared.blocks):,} blocks.", {}
 
         return self._done(work)
@@ -199,7 +199,8 @@ class ToolsTab:
 
 
 def _data_name(settings: TrainingSettings) -> str:
-    return settings.dataset or settings.datasetJSONL or settings.raw_text_file or "data"
+    chosen = settings.dataset or settings.datasetJSONL or settings.raw_text_file or "data"
+    return chosen.replace("/", "_").replace(":", "_")  # of the hub
 
 
 # What a program between the browser and the server adds; the one who asks is then not the one who connects.

@@ -267,3 +267,11 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
 
 def test_natural_order():
     assert sorted(["part 10", "part 2", "Part 1", "a"], key=natural_key) == ["a", "Part 1", "part 2", "part 10"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such rights")
+def test_files_and_folders_can_be_read_by_others(tmp_path):
+    write_whole(tmp_path / "a.json", "x")
+    with whole_folder(tmp_path / "folder") as folder:
+        (folder / "b").write_text("x")
+    assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o644 and (tmp_path / "folder").stat().st_mode & 0o777 == 0o755
