@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -108,12 +107,17 @@ def memory(kind: str, folder: str, name: str) -> None:
 
 
 def now() -> float:
-    with open("/proc/self/status", encoding="ascii") as file:
-        return next(int(line.split()[1]) / 1024 for line in file if line.startswith("VmRSS"))
+    return _status("VmRSS")
 
 
 def peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return _status("VmHWM")  # getrusage's ru_maxrss would also know the parent's
+
+
+def _status(name: str) -> float:
+    """Megabytes of this process, by Linux's account of it."""
+    with open("/proc/self/status", encoding="ascii") as file:
+        return next(int(line.split()[1]) / 1024 for line in file if line.startswith(name))
 
 
 def measured_memory(kind: str, size: int, name: str) -> str:
@@ -128,6 +132,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--tokenizer", choices=["demo", "32k"], help="only this one")
     parser.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory:
@@ -138,6 +143,8 @@ def main() -> None:
         sizes, counts = [*sizes, 200 * mb], [*counts, 1_000_000]
     print("| what | tokenizer | encode_batch | ours | ratio | peak memory above start |\n|---|---|---|---|---|---|")
     for name, tokenizer in tokenizers().items():
+        if options.tokenizer not in (None, name):
+            continue
         for size in sizes:
             plain, ours = text_speed(tokenizer, size, 1 if size > 50 * mb else 3)
             used = f"slice_text {measured_memory('slice_text', size, name)}, prepare {measured_memory('text', size, name)}"
