@@ -335,8 +335,7 @@ def _perplexity(options: argparse.Namespace) -> int:
     import filelock
 
     from .dataset_tools import DataError, read_text
-    from .encoding import tokens_of
-    from .perplexity import perplexity
+    from .perplexity import encode, perplexity
 
     try:
         text = read_text(options.text)
@@ -354,7 +353,7 @@ def _perplexity(options: argparse.Namespace) -> int:
             return _refuse([str(error)])
     began = time.time()
     try:
-        found = perplexity(model, tokens_of(host.tokenizer, [text])[0], stride=options.stride, max_length=options.max_length)
+        found = perplexity(model, encode(host.tokenizer, text), stride=options.stride, max_length=options.max_length)
     except ValueError as error:
         return _refuse([str(error)])
     seconds = round(time.time() - began, 3)
