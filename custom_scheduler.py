@@ -1,7 +1,8 @@
 """Learning-rate schedules as pure functions of the optimizer step, and one name → function table.
 
 The five FP_ schedules are those of the original Training PRO. The others are transformers' own
-(`transformers.optimization.get_scheduler`), which the trainer calls by name.
+(`transformers.optimization.get_scheduler`), which the trainer calls by name; their formulas stand here once more, so that a page
+can draw them at once (importing transformers takes seconds), and a test compares the two.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ SCHEDULERS: tuple[str, ...] = (
     "linear", "constant", "constant_with_warmup", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt",
     *FP_SCHEDULERS,
 )  # fmt: skip
+POLYNOMIAL_END = 1e-7  # the learning rate at which transformers' polynomial schedule ends
 
 
 def lr_multiplier(name: str, step: int, *, total_steps: int, epoch_steps: int, warmup_steps: int) -> float:
@@ -82,12 +84,75 @@ def lr_multiplier(name: str, step: int, *, total_steps: int, epoch_steps: int, w
     return min(1.0, max(0.0, FP_SCHEDULERS[name](step, total_steps, epoch_steps, warmup_steps)))
 
 
+def multiplier(name: str, step: int, *, total_steps: int, epoch_steps: int, warmup_steps: int, learning_rate: float = 3e-4) -> float:
+    """`lr_multiplier` for every name in `SCHEDULERS`: what a run uses, ours or transformers' own.
+
+    Args:
+        learning_rate: the full rate. Only polynomial asks for it: it falls to 1e-7, not to 0.
+
+    Raises:
+        KeyError: no schedule has this name.
+    """
+    if name in FP_SCHEDULERS:
+        return lr_multiplier(name, step, total_steps=total_steps, epoch_steps=epoch_steps, warmup_steps=warmup_steps)
+    if name not in SCHEDULERS:
+        raise KeyError(name)
+    if name == "constant":
+        return 1.0
+    if step < warmup_steps:
+        return step / warmup_steps
+    if name == "inverse_sqrt":
+        timescale = warmup_steps or 10_000
+        return 1 / math.sqrt((step + timescale - warmup_steps) / timescale)
+    if name == "constant_with_warmup":
+        return 1.0
+    falling = max(1, total_steps - warmup_steps)
+    if name == "linear":
+        return max(0.0, (total_steps - step) / falling)
+    done = min(1.0, (step - warmup_steps) / falling)
+    if name == "polynomial":
+        end = min(1.0, POLYNOMIAL_END / learning_rate)
+        return (1 - end) * (1 - done) + end
+    return 0.5 * (1 + math.cos(math.pi * done))  # cosine, and cosine_with_restarts, whose default is one cycle: no restart
+
+
+def warmup_used(name: str, *, total_steps: int, epoch_steps: int, warmup_steps: int) -> int:
+    """The optimizer steps that a schedule really warms up for: at most the phase it belongs to, and 0 where it knows no warmup."""
+    if name in ("constant", "FP_raise_fall_creative", "FP_3epoch_raise_hold_fall"):
+        return 0
+    if name == "FP_half_time_annealing":
+        return min(warmup_steps, total_steps // 2)
+    return min(warmup_steps, epoch_steps if name in FP_SCHEDULERS else total_steps)
+
+
+def curve(
+    name: str, *, total_steps: int, epoch_steps: int, warmup_steps: int, points: int = 400, learning_rate: float = 3e-4
+) -> list[tuple[int, float]]:
+    """(optimizer step, multiplier) over a whole run, to be drawn.
+
+    Args:
+        points: how many there are at most, but for some thirty corners (ends of the warmup, of the epochs, of the halves) that are
+            always there. A shorter run has all its steps.
+
+    Returns:
+        From step 0 to `total_steps`. The last optimizer step uses the value before the last: the last is where the schedule arrives.
+    """
+    steps: set[int] = set(range(total_steps + 1))
+    if total_steps >= points:
+        half, warmup = total_steps // 2, warmup_used(name, total_steps=total_steps, epoch_steps=epoch_steps, warmup_steps=warmup_steps)
+        ends = [epoch * epoch_steps for epoch in range(1, 13)]  # a twelfth halving is less than a line's width
+        corners = {warmup, half, total_steps - 1, *ends, *(end - 1 for end in ends)}
+        steps = {round(place * total_steps / (points - 1)) for place in range(points)} | {step for step in corners if 0 <= step <= total_steps}
+    lengths = {"total_steps": total_steps, "epoch_steps": epoch_steps, "warmup_steps": warmup_steps, "learning_rate": learning_rate}
+    return [(step, multiplier(name, step, **lengths)) for step in sorted(steps)]
+
+
 def schedule_notices(name: str, *, total_steps: int, epoch_steps: int, warmup_steps: int, epochs: float) -> list[str]:
     """What the user should know before a run with this schedule and these lengths (optimizer steps)."""
     notices = []
-    phase = {"FP_low_epoch_annealing": epoch_steps, "FP_step_decay_with_warmup": epoch_steps, "FP_half_time_annealing": total_steps // 2}
-    if name in phase and warmup_steps > phase[name]:
-        notices.append(f"Warmup ({warmup_steps} optimizer steps) is longer than the phase it belongs to in {name}; {phase[name]} are used.")
+    used = warmup_used(name, total_steps=total_steps, epoch_steps=epoch_steps, warmup_steps=warmup_steps)
+    if name in ("FP_low_epoch_annealing", "FP_step_decay_with_warmup", "FP_half_time_annealing") and warmup_steps > used:
+        notices.append(f"Warmup ({warmup_steps} optimizer steps) is longer than the phase it belongs to in {name}; {used:g} are used.")
     if name == "FP_3epoch_raise_hold_fall" and epochs < 3:
         notices.append(f"FP_3epoch_raise_hold_fall is made for 3 epochs or more; with {epochs:g} it ends before its fall is whole.")
     if name not in FP_SCHEDULERS and name != "constant" and warmup_steps >= total_steps > 0:

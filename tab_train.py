@@ -22,6 +22,7 @@ from .paths import path_in
 from .rows import DataError
 from .settings import BUILT_IN, NOT_CHOSEN, OPTIONS, SECTIONS, Option, SettingsError, TrainingSettings, optimizers
 from .slicer_view import Slices
+from .tab_plan import PlanTab
 from .tab_tools import ToolsTab
 from .training_run import Busy, TrainingRun
 from .try_it import AS_CHAT, AS_TEXT, AS_TRAINED, CannotAnswer, answers
@@ -68,6 +69,7 @@ class TrainTab:
                 self._section("stops")
                 with gr.Accordion(SECTIONS["advanced"], open=False, elem_id="tp-advanced"):
                     self._options("advanced")
+                self.plan = PlanTab(self)
             with gr.Column(scale=6, min_width=420):
                 gr.HTML(views.heading("F. Dataset"))
                 with gr.Tabs(elem_id="tp-data"):
@@ -188,7 +190,7 @@ class TrainTab:
         with gr.Accordion("Try it", open=False, elem_id="tp-try"):
             with gr.Row():
                 self.adapter = gr.Dropdown(
-                    self._adapters(), value=NOT_CHOSEN, allow_custom_value=True, label="LoRA", elem_id="tp-try-adapter", interactive=self.usable,
+                    self.adapter_names(), value=NOT_CHOSEN, allow_custom_value=True, label="LoRA", elem_id="tp-try-adapter", interactive=self.usable,
                     info="A LoRA of the loaded base model, or one of its checkpoints.",
                 )  # fmt: skip
                 self.style = gr.Dropdown(
@@ -212,7 +214,7 @@ class TrainTab:
                 self.adapter_answer = gr.Textbox(lines=5, label="With the LoRA", interactive=False, elem_id="tp-try-lora")
             self.try_message = gr.HTML("", elem_id="tp-try-message")
 
-    def _adapters(self) -> list[str]:
+    def adapter_names(self) -> list[str]:
         found = [NOT_CHOSEN]
         for name in self.host.adapters(newest_first=True):
             found.append(name)
@@ -230,8 +232,9 @@ class TrainTab:
         seen = [self.block, self.tokens]
         verified = [self.report, self.tokens_box, self.which, *seen]
         verified = [*verified, self.cancel, self.leave_out]
+        planned = {"fn": self.plan.on_plan, "inputs": {*fields, self.plan.beside}, "outputs": [self.plan.schedule], **quiet}
         unbound = {**quiet, "concurrency_limit": None}  # a second click takes the first one's place
-        self.verify.click(self.on_verify, fields, verified, **unbound)
+        self.verify.click(self.on_verify, fields, verified, **unbound).then(**planned)
         self.cancel.click(self.on_cancel, None, [self.report], **quiet)
         repeats = self.widgets["leave_out_repeats"]
         self.leave_out.click(lambda: True, None, [repeats], **quiet).then(self.on_verify, fields, verified, **unbound)
@@ -259,6 +262,7 @@ class TrainTab:
         lists = list(self.all_lists())
         self.refresh.click(self.on_refresh, [self.sort_by_time], [*lists, self.copy_from], **quiet)
         self.tools.wire(fields, lists)
+        self.plan.wire(fields, list(self.widgets.values()))
         self.answer.click(
             self.on_answer,
             [self.prompt, self.adapter, self.style, self.new_tokens, self.temperature],
@@ -445,7 +449,7 @@ class TrainTab:
             return {self.report: views.notice(f"Copy parameters from “{name}”: {error}", "tp-bad")}
         settings = settings.model_copy(update={"always_override": False, "lora_name": name})
         said = [*problems, *notices, *settings.not_on_the_page()]
-        return {self.report: views.copied(name, said), **self._filled(settings)}
+        return {self.report: views.copied(name, said), **self.filled(settings)}
 
     def on_sort(self, newest_first: bool) -> Any:
         return gr.update(choices=[NOT_CHOSEN, *self.host.adapters(newest_first)])
@@ -496,7 +500,7 @@ class TrainTab:
         run = training_run.current()
         first = {**self._model_look(), **self.all_lists(), self.copy_from: self.on_sort(False), self.loader: gr.update(open=self._needs_model())}
         if run is not None and run.settings is not None:
-            for widget, values in self._filled(run.settings).items():
+            for widget, values in self.filled(run.settings).items():
                 first[widget] = {**first.get(widget, {}), **values}
         yield {**first, **self._look(run)}
         seen, model_seen, quiet_for = self._mark(run), self.host.model_mark(), 0.0
@@ -544,24 +548,30 @@ class TrainTab:
         """Fresh choices for every list of files, adapters and models, here and in the tools."""
         return {
             **{self.widgets[kind.key]: gr.update(choices=self._files(kind)) for kind in OPTIONS.values() if kind.files and kind.works},
-            self.adapter: gr.update(choices=self._adapters()),
+            self.adapter: gr.update(choices=self.adapter_names()),
             self.style: gr.update(choices=self._styles()),
             self.model_choice: gr.update(choices=self.host.offered_models()),
             **self.tools.lists(),
+            **self.plan.lists(),
         }
 
     def _styles(self) -> list[str]:
         return [*STYLES, *self.host.data_files("format")]
 
     def _after(self, run: TrainingRun) -> dict[Any, Any]:
-        lists = {self.adapter: self._adapter_list(run), self.copy_from: self.on_sort(False), self.sort_by_time: gr.update(value=False)}
+        lists = {
+            self.adapter: self._adapter_list(run),
+            **self.plan.lists(),
+            self.copy_from: self.on_sort(False),
+            self.sort_by_time: gr.update(value=False),
+        }
         return {**self._model_look(), **lists}
 
     def _adapter_list(self, run: TrainingRun) -> Any:
-        choices = self._adapters()
+        choices = self.adapter_names()
         return gr.update(choices=choices, value=run.name) if run.succeeded and run.name in choices else gr.update(choices=choices)
 
-    def _filled(self, settings: TrainingSettings) -> dict[Any, Any]:
+    def filled(self, settings: TrainingSettings) -> dict[Any, Any]:
         """Fields with a run's settings; a slider's end is moved first, else it would cut the value."""
         values = settings.on_the_page()
         filled = {widget: gr.update(value=values[key]) for key, widget in self.widgets.items()}

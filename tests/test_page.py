@@ -228,6 +228,60 @@ def test_the_slices_are_seen_and_follow_the_controls(home, open_page):
     wait_for_text(page, "#tp-slices-shown", "Text file is not chosen")
 
 
+def test_the_schedule_is_seen_before_the_start_and_follows_the_controls(home, open_page):
+    page = open_page(home)
+    fill_in(page, "")
+    page.locator("#tp-plan button").first.click()
+    wait_for_text(page, "#tp-plan-shown", "The number of steps is not known yet")
+    page.click("#tp-verify")
+    wait_for_text(page, "#tp-plan-shown", "linear")
+    assert page.locator("#tp-plan-shown svg polyline, #tp-plan-shown svg path").count() > 0
+    choose(page, "lr_scheduler_type", "FP_half_time_annealing")
+    wait_for_text(page, "#tp-plan-shown", "FP_half_time_annealing")
+    choose(page, "plan-beside", "cosine")
+    wait_for_text(page, "#tp-plan-shown", "cosine")
+    picture(page, f"schedule-{home.name}")
+    write(page, "learning_rate", "fast")
+    wait_for_text(page, "#tp-plan-shown", "Learning Rate is “fast”")
+
+
+def test_presets_and_runs_beside_each_other(home, open_page):
+    for name, rank in (("slow", 8), ("quick", 16)):
+        folder = home.loras / name
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text("{}", encoding="utf-8")
+        (folder / "training_parameters.json").write_text(json.dumps({"lora_name": name, "lora_rank": rank}), encoding="utf-8")
+        graph = [{"current_steps": n, "loss": 3 - n / rank, "learning_rate": 1e-4, "epoch": n / 10} for n in range(1, 20)]
+        (folder / "training_graph.json").write_text(json.dumps(graph), encoding="utf-8")
+    page = open_page(home)
+    write(page, "learning_rate", "1e-5")
+    page.locator("#tp-presets button").first.click()
+    page.click("#tp-preset-save")
+    wait_for_text(page, "#tp-preset-said", "is empty; type a name")
+    write(page, "preset-name", "gentle")
+    page.click("#tp-preset-save")
+    wait_for_text(page, "#tp-preset-said", "The preset “gentle” is saved")
+    page.click("#tp-preset-save")
+    wait_for_text(page, "#tp-preset-said", "“gentle” is there already")
+    page.click("#tp-preset-defaults")
+    wait_for_text(page, "#tp-preset-said", "is as it was at first")
+    rate = page.locator("#tp-learning_rate textarea, #tp-learning_rate input").first
+    assert rate.input_value() == "3e-4"
+    choose(page, "preset", "gentle")
+    page.click("#tp-preset-load")
+    wait_for_text(page, "#tp-preset-said", "“gentle” are filled in")
+    assert rate.input_value() == "1e-5"
+    page.click("#tp-preset-remove")
+    wait_for_text(page, "#tp-preset-said", "The preset “gentle” is removed")
+    page.locator("#tp-compare button").first.click()
+    for name in ("slow", "quick"):
+        page.locator("#tp-compare-runs input").click()
+        page.locator("#tp-compare-runs [role=option], [role=listbox] [role=option]", has_text=name).first.click()
+    wait_for_text(page, "#tp-compare-shown", "LoRA Rank")
+    assert "slow" in page.locator("#tp-compare-shown").inner_text() and page.locator("#tp-compare-shown svg").count() > 0
+    picture(page, f"compare-{home.name}")
+
+
 def test_the_tools(home, open_page):
     rows = [{"instruction": f"ask {n}", "input": "", "output": f"say {n}"} for n in range(20)]
     (home.datasets / "mine.json").write_text(json.dumps(rows), encoding="utf-8")
