@@ -75,7 +75,7 @@ def test_the_items_of_a_text_become_answers(tmp_path):
 def test_the_dump_is_what_is_trained(host, settings):
     prepared = prepare(settings(), host.tokenizer, host)
     whole = json.loads(dump(prepared, host.tokenizer, host.logs_dir, "rows", False).read_text(encoding="utf-8"))
-    with pytest.raises(ToolError, match="“rows_train_dataset.json” is there already. Tick Overwrite"):
+    with pytest.raises(ToolError, match=r"“rows_train_dataset.json” is there already. Tick Overwrite"):
         dump(prepared, host.tokenizer, host.logs_dir, "rows", True)
     bare = json.loads(dump(prepared, host.tokenizer, host.logs_dir, "rows", True, overwrite=True).read_text(encoding="utf-8"))
     assert len(whole) == 40 and whole[3] == "<s>Q: say 3\nA: hello 3 world</s>" and bare[3] == "Q: say 3\nA: hello 3 world"
