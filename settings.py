@@ -465,8 +465,8 @@ class TrainingSettings(BaseModel):
     save_total_limit: int = option(
         0,
         "Checkpoints to keep",
-        "Older checkpoints beyond this many are removed. 0 keeps all.",
-        section="checkpoints", widget="number", low=0, high=10_000, whole=True, works=False,
+        "Older checkpoints beyond this many are removed; that with the lowest evaluation loss and those that you queued stay. 0 keeps all.",
+        section="checkpoints", widget="number", low=0, high=10_000, whole=True,
     )  # fmt: skip
     adapter_kind: str = option(
         "LoRA", "Adapter kind", "LoRA, or one of its relatives DoRA and PiSSA.",
@@ -486,8 +486,8 @@ class TrainingSettings(BaseModel):
         section="final", widget="number", low=0, high=10_000_000, whole=True, works=False,
     )  # fmt: skip
     time_budget_minutes: float = option(
-        0, "Time budget in minutes", "Ends the run and saves after this time. 0 is off.",
-        section="stops", widget="number", low=0, high=1_000_000, works=False,
+        0, "Time budget in minutes", "Ends the run and saves after this time; Start goes on from there exactly. 0 is off. Can be changed while training.",
+        section="stops", widget="number", low=0, high=1_000_000,
     )  # fmt: skip
     attention: str = option(
         "auto", "Attention", "Which implementation of attention is used.",
@@ -596,7 +596,7 @@ class TrainingSettings(BaseModel):
         values = _from_webui_tab(dict(saved), notices)
         if "train_on_inputs" not in values:
             values["train_on_inputs"] = not str(values.get("train_only_after") or "").strip()
-        if (gone := values.get("optimizer")) in RENAMED_OPTIMIZERS:
+        if isinstance(gone := values.get("optimizer"), str) and gone in RENAMED_OPTIMIZERS:
             values["optimizer"] = RENAMED_OPTIMIZERS[gone]
             notices.append(f"Optimizer “{gone}” no longer exists; “{values['optimizer']}” takes its place.")
         for key in [key for key, value in values.items() if value is None and key in OPTIONS]:
@@ -793,7 +793,7 @@ class Plan:
 
     @property
     def optimizer_steps(self) -> int:
-        return math.ceil(self.epochs * self.optimizer_steps_per_epoch)
+        return math.ceil(round(self.epochs * self.optimizer_steps_per_epoch, 6))  # 1.1 epochs of 50 are 55, not 56
 
     @property
     def total_steps(self) -> int:

@@ -7,21 +7,22 @@ import errno
 import gc
 import itertools
 import logging
+import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import continued, needs, training_run
+from . import continued, needs, resume, training_run
 from .custom_scheduler import FP_SCHEDULERS, lr_multiplier
 from .dataset_tools import Collator, DataError, Prepared, prepare
 from .host import Host, ModelError, NotFree, model_facts, quantization_of
 from .matplotgraph import save_png
 from .paths import name_problem, path_in, whole_folder, write_json, write_whole
-from .settings import ALL_LINEAR, OPTIONS, PROJECTIONS, SettingsError, TrainingSettings
-from .training_run import DONE, FAILED, INTERRUPTED, SAVING, Stopped, TrainingRun
+from .settings import ALL_LINEAR, OPTIONS, PROJECTIONS, Plan, SettingsError, TrainingSettings
+from .training_run import DONE, FAILED, INTERRUPTED, SAVING, SCALE_RATE, TRAINING, Diverged, Stopped, TrainingRun
 from .untouched import Changed, random_state_kept, untouched
 from .versions import training_arguments
 
@@ -101,6 +102,9 @@ def _folder_problems(settings: TrainingSettings, host: Host) -> list[str]:
         return [f"Name: “{settings.lora_name}” is a file in the LoRA folder; choose another name."]
     if not _holds_a_run(folder) or settings.always_override:
         return []
+    going_on = resume.plan(settings, host)
+    if going_on is not None and (going_on.fits or not going_on.adapter_saved):
+        return [problem] if (problem := going_on.problem()) else []
     old = continued.finished(folder)
     if old is None:
         return [
@@ -184,26 +188,48 @@ def _existing(folder: Path) -> Path:
 # Start
 
 
-def start(settings: TrainingSettings, host: Host) -> TrainingRun:
+def start(settings: TrainingSettings, host: Host, rate_factor: float = 1.0) -> TrainingRun:
     """Check, then train in a thread of its own. The page's way.
+
+    Args:
+        rate_factor: as in `begin`.
 
     Raises:
         SettingsError: with all problems; nothing was begun.
         training_run.Busy: another run is going on.
     """
-    run = begin(settings, host)
+    run = begin(settings, host, rate_factor)
     training_run.in_background(run, lambda: train(settings, host, run))
     return run
 
 
-def begin(settings: TrainingSettings, host: Host) -> TrainingRun:
-    """Check the settings and claim the process's one place for a run."""
+def begin(settings: TrainingSettings, host: Host, rate_factor: float = 1.0) -> TrainingRun:
+    """Check the settings and claim the process's one place for a run.
+
+    Args:
+        rate_factor: what the learning rate is multiplied with from the checkpoint on that the run goes on from: 0.5 after a loss that
+            went astray, which would do so again.
+
+    Raises:
+        SettingsError: with all problems, also where the rate is to be changed and there is no unfinished run.
+        training_run.Busy: another run is going on.
+    """
     running = training_run.current()
     if running is not None and running.active:
         raise training_run.Busy(training_run.busy_message(running))
     if problems := check(settings, host):
         raise SettingsError(problems)
-    run = TrainingRun(settings.lora_name, settings=settings, stop_at_loss=settings.stop_at_loss, stop_at_epoch=settings.stop_at_epoch)
+    if rate_factor != 1 and ((going_on := resume.plan(settings, host)) is None or not going_on.fits):
+        raise SettingsError([f"Name: “{settings.lora_name}” holds no unfinished run that could go on with another learning rate."])
+    run = TrainingRun(
+        settings.lora_name,
+        settings=settings,
+        stop_at_loss=settings.stop_at_loss,
+        stop_at_epoch=settings.stop_at_epoch,
+        time_budget_minutes=settings.time_budget_minutes,
+    )
+    if rate_factor != 1:
+        run.request(SCALE_RATE, rate_factor)
     return training_run.claim(run)
 
 
@@ -236,6 +262,8 @@ def train(settings: TrainingSettings, host: Host, run: TrainingRun) -> TrainingR
         run.end(*_outcome(run))
     except (DataError, SettingsError) as error:
         run.end(FAILED, "The data cannot be trained.", error.problems)
+    except _Astray as error:
+        run.end(FAILED, failure_message(error.found, run), error.batch)
     except (Stopped, NotFree):
         run.end(INTERRUPTED, "Interrupted before the first step; nothing was trained or saved.")
     except Exception as error:  # the end of a run is told by the run: whatever happened becomes its outcome
@@ -246,8 +274,11 @@ def train(settings: TrainingSettings, host: Host, run: TrainingRun) -> TrainingR
 
 def _outcome(run: TrainingRun) -> tuple[str, str]:
     where = f"The LoRA is saved in {run.adapter}."
+    later = " Start with the same settings goes on from there." if run.adapter and resume.unfinished(run.adapter) else ""
     if run.stop_requested:
-        return INTERRUPTED, f"Interrupted at step {run.step} of {run.total_steps}. {where}"
+        return INTERRUPTED, f"Interrupted at step {run.step} of {run.total_steps}. {where}{later}"
+    if run.time_is_up:
+        return DONE, f"Done: {run.stopped_because}, so the run ended at step {run.step} of {run.total_steps}. {where}{later}"
     if run.stopped_because:
         return DONE, f"Done: {run.stopped_because}, so the run ended at step {run.step} of {run.total_steps}. {where}"
     return DONE, f"Done. {where}"
@@ -262,8 +293,14 @@ def failure_message(error: Exception, run: TrainingRun) -> str:
         return said + kept
     if isinstance(error, ModelError):
         return f"Failed: the base model had to be loaded again, and {said}"
-    if type(error).__name__ == "NonFinite":
-        return f"Failed: {said}. Nothing was saved over it. Lower the Learning Rate (a half or a third), or raise Warmup Steps.{kept}"
+    going_on = resume.unfinished(run.adapter) if kept else None
+    if isinstance(error, Diverged):
+        offer = "Lower the Learning Rate (a half or a third), or raise Warmup Steps."
+        if run.half_rate_offered and going_on is not None:
+            offer = f"Go on from {going_on.folder.name} (step {going_on.step}) with half the learning rate, or start afresh with a lower one."
+        return f"Failed: {said}. Nothing was saved over it. {offer}{kept}"
+    if going_on is not None:
+        kept += f" Start with the same settings goes on from {going_on.folder.name} (step {going_on.step})."
     if "out of memory" in said.lower() or type(error).__name__ == "OutOfMemoryError":
         return f"Failed: out of memory{place}. Lower True Batch Size or the cutoff, tick Use Gradient Checkpoint, or load the model in 4-bit.{kept}"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -297,24 +334,118 @@ def _train_and_save(settings: TrainingSettings, host: Host, run: TrainingRun, pr
     import transformers
 
     transformers.set_seed(settings.seed)
-    model = attach_lora(base.model, settings)
     folder = path_in(host.lora_dir, settings.lora_name)
-    old = None if settings.always_override else continued.finished(folder)
+    facts = model_facts(base.model, base.name)
+    data = resume.print_of(prepared.train)
+    unfinished = _unfinished(settings, folder, facts, data, run)
+    model = attach_lora(base.model, settings)
+    old = None if settings.always_override or unfinished is not None else continued.finished(folder)
     if old is not None:
         _go_on_from(old, model, run)
-    with _room_for(folder, run, going_on=old is not None):
+    with _room_for(folder, run, going_on=old is not None, unfinished=unfinished) as (backup, backup_goes):
         run.write_to(folder)
         run.record("start", settings=settings.entered(), model=base.name, report=prepared.report.as_dict(), earlier_steps=run.earlier_steps)
         settings.save(folder / "training_parameters.json")
 
         def save_checkpoint(name: str) -> None:
-            save_adapter(model, folder / name)
+            at = trainer.state.global_step
+            if (folder / name / resume.NUMBERS).exists() and unfinished is not None and unfinished.folder.name == name:
+                return  # the one that the run went on from
+            measured = [
+                entry["eval_loss"] for entry in run.history[-2:] if "eval_loss" in entry and entry["current_steps"] == run.earlier_steps + run.step
+            ]
+            before = [each for each in run.checkpoints if each["name"] != name]
+            run.checkpoints = [*before, {"name": name, "eval_loss": measured[-1] if measured else None}]
+            resume.remove_whole(folder / name)  # of a run whose state is lost
+            with whole_folder(folder / name) as part:
+                _write_adapter(model, part)
+                resume.write(
+                    part, tensors=resume.tensors_of(trainer, trainer.random_numbers), run=run, optimizer_step=at, step=prepared.plan.steps_at(at),
+                    epoch=prepared.plan.steps_at(at) / prepared.plan.steps_per_epoch, settings=settings, facts=facts, data=data, counters=trainer.counters(),
+                    backup=backup.name if backup else "", backup_goes=backup_goes,
+                )  # fmt: skip
+            resume.forget(folder, but=name)
             run.record("checkpoint", name=name)
+            for gone in removed_checkpoints(run.checkpoints, settings.save_total_limit):
+                resume.remove_whole(folder / gone)
+                run.checkpoints = [each for each in run.checkpoints if each["name"] != gone]
+                run.record("removed", name=gone)
 
-        trainer = _trainer(model, settings, run, prepared, folder, save_checkpoint)
-        result = _until_stopped(trainer)
+        from .callbacks import checkpoint_name, removed_checkpoints
+
+        trainer = _trainer(model, settings, run, prepared, folder, save_checkpoint, unfinished)
+        try:
+            result = _until_stopped(trainer)
+        except Diverged as error:
+            run.update(half_rate_offered=resume.unfinished(folder) is not None)
+            raise _Astray(error, _batch(trainer, error, prepared, base.tokenizer)) from error
+        if trainer.passing is not None:
+            raise Stopped  # before it had caught up with its checkpoint
         run.update(status=SAVING, message="Saving", train_loss=result)
+        goes_on = (run.stop_requested or run.time_is_up) and 0 < trainer.state.global_step < trainer.end()
+        if goes_on:
+            saved = resume.unfinished(folder)
+            if saved is None or saved.optimizer_step != trainer.state.global_step:
+                save_checkpoint(checkpoint_name(run.earlier_steps + prepared.plan.steps_at(trainer.state.global_step), "user"))
         _save_all(model, settings, base.name, run, prepared, folder)
+        if not goes_on:
+            resume.forget(folder)
+
+
+class _Astray(RuntimeError):
+    """A run that diverged, with the batch that it did so at in words."""
+
+    def __init__(self, found: Diverged, batch: list[str]):
+        super().__init__(str(found))
+        self.found, self.batch = found, batch
+
+
+def _unfinished(settings: TrainingSettings, folder: Path, facts: Any, data: resume.DataPrint, run: TrainingRun) -> resume.Unfinished | None:
+    """The unfinished run in this folder that this one goes on from.
+
+    Raises:
+        SettingsError: there is one, and it cannot be gone on from; names both values of everything that does not fit.
+    """
+    found = None if settings.always_override else resume.unfinished(folder)
+    if found is None:
+        return None
+    plan = resume.compare(found, settings, facts, data)
+    run.notices += plan.notices
+    if plan.fits:
+        run.notices.append(f"The run goes on from {found.folder.name}: step {found.step} of {found.total_steps}, epoch {found.epoch:.2f}.")
+        return found
+    if plan.adapter_saved:
+        differences = "; ".join(f"{item.name} was {item.saved} and is {item.now}" for item in plan.misfits)
+        run.notices.append(f"The interrupted run cannot go on exactly ({differences}), so its LoRA is trained on with a new schedule.")
+        return None
+    raise SettingsError([plan.problem()])
+
+
+BATCH_ROWS, BATCH_TEXT = 8, 300  # blocks that are named, and characters of each
+
+
+def _batch(trainer: Any, found: Diverged, prepared: Prepared, tokenizer: Any) -> list[str]:
+    """The blocks of the optimizer step at which a run diverged, in words; of an accumulated step only those of the steps that did."""
+    plan = prepared.plan
+    epoch, place = divmod(found.optimizer_step - 1, plan.optimizer_steps_per_epoch)
+    losses = [float(loss) for loss in trainer.step_losses]
+    parts = range(len(losses))
+    if broken := [part for part in parts if not math.isfinite(losses[part])]:
+        parts = broken
+    elif "far above" in str(found):
+        parts = [max(parts, key=losses.__getitem__)]
+    order, size = trainer.order.of(epoch), plan.micro_batch_size
+    steps = [place * plan.accumulation + part for part in parts]
+    numbers = [number for step in steps for number in order[step * size : (step + 1) * size]]
+    said = []
+    for number in numbers[:BATCH_ROWS]:
+        item = prepared.blocks[number]
+        text = " ".join(tokenizer.decode(item.input_ids).split())
+        where = f"row {item.row}" if item.row else f"text from character {item.start}"
+        said.append(f"In its batch: block {number + 1} ({where}): “{text if len(text) <= BATCH_TEXT else text[:BATCH_TEXT] + '…'}”")
+    if len(numbers) > BATCH_ROWS:
+        said.append(f"In its batch: {len(numbers) - BATCH_ROWS} more blocks.")
+    return said
 
 
 def attach_lora(model: Any, settings: TrainingSettings) -> Any:
@@ -349,23 +480,83 @@ def _go_on_from(old: continued.Finished, model: Any, run: TrainingRun) -> None:
     run.notices.append(f"Training goes on from the LoRA “{old.folder.name}” (step {old.step}, epoch {old.epoch:.2f}) with a new schedule.")
 
 
-def _trainer(model: Any, settings: TrainingSettings, run: TrainingRun, prepared: Prepared, folder: Path, save_checkpoint: Any) -> Any:
+class Order:
+    """The order of the blocks: a pure function of the seed and the epoch, so that a run that goes on finds its place.
+
+    A `torch.utils.data.Sampler`: each iteration is the next epoch.
+    """
+
+    def __init__(self, lengths: Any, seed: int, group_by: int = 0):
+        """
+        Args:
+            lengths: of the blocks, in tokens.
+            group_by: blocks of like length stand together in groups of this many (transformers' `LengthGroupedSampler`); 0: not.
+        """
+        self.lengths, self.seed, self.group_by, self.epoch = list(lengths), seed, group_by, 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        return iter(self.of(epoch))
+
+    def of(self, epoch: int) -> list[int]:
+        import torch
+        from transformers.trainer_pt_utils import LengthGroupedSampler
+
+        numbers = torch.Generator().manual_seed((self.seed << 16) + epoch)
+        if self.group_by:
+            return list(LengthGroupedSampler(self.group_by, lengths=self.lengths, generator=numbers))
+        return torch.randperm(len(self), generator=numbers).tolist()
+
+
+def _schedule(settings: TrainingSettings, plan: Plan) -> Callable[[float], float]:
+    """The multiplier of the learning rate at an optimizer step, without the user's commands."""
+    if settings.lr_scheduler_type in FP_SCHEDULERS:
+        lengths = {
+            "total_steps": plan.optimizer_steps,
+            "epoch_steps": min(plan.optimizer_steps, plan.optimizer_steps_per_epoch),
+            "warmup_steps": plan.warmup(settings),
+        }
+        return lambda step: lr_multiplier(settings.lr_scheduler_type, step, **lengths)
+    import torch
+    import transformers
+
+    # transformers' own, taken out of a schedule for an optimizer of its own: they are functions of the step, and ours are laid around them
+    unused = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=settings.rate)
+    own = transformers.get_scheduler(
+        settings.lr_scheduler_type, unused, num_warmup_steps=plan.warmup(settings), num_training_steps=plan.optimizer_steps
+    )
+    return own.lr_lambdas[0]
+
+
+def _trainer(
+    model: Any,
+    settings: TrainingSettings,
+    run: TrainingRun,
+    prepared: Prepared,
+    folder: Path,
+    save_checkpoint: Any,
+    unfinished: resume.Unfinished | None,
+) -> Any:
     import torch
     import transformers
     from transformers.trainer_callback import PrinterCallback
 
-    from .callbacks import Checkpoints, Evaluation, Progress, Stops
+    from .callbacks import MOST_ADDED_EPOCHS, Checkpoints, Evaluation, Guard, Progress, Steering, Stops, steered
 
     plan = prepared.plan
     device = model.device.type
     arguments = training_arguments(
         output_dir=str(folder),
-        max_steps=plan.optimizer_steps,  # transformers before 4.51 leaves the last, smaller optimizer step of each epoch out of its count
+        # More than there are: Stops ends the run, since epochs can be added. In steps, because transformers before 4.51 leaves the last,
+        # smaller optimizer step of each epoch out of its count.
+        max_steps=plan.optimizer_steps + MOST_ADDED_EPOCHS * plan.optimizer_steps_per_epoch,
         per_device_train_batch_size=settings.micro_batch_size,
         gradient_accumulation_steps=plan.accumulation,
         learning_rate=settings.rate,
-        lr_scheduler_type="constant" if settings.lr_scheduler_type in FP_SCHEDULERS else settings.lr_scheduler_type,
-        warmup_steps=plan.warmup(settings),
+        lr_scheduler_type="constant",  # ours is made in create_scheduler
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
         optim=settings.optimizer,
@@ -375,7 +566,7 @@ def _trainer(model: Any, settings: TrainingSettings, run: TrainingRun, prepared:
         bf16=device == "cuda" and model.dtype == torch.bfloat16,
         fp16=device == "cuda" and model.dtype == torch.float16,
         use_cpu=device == "cpu",
-        group_by_length=settings.group_by_length,
+        group_by_length=False,  # Order does it
         seed=settings.seed,
         logging_steps=1,
         logging_nan_inf_filter=False,  # it would hide what the run must stop for
@@ -387,33 +578,134 @@ def _trainer(model: Any, settings: TrainingSettings, run: TrainingRun, prepared:
         dataloader_pin_memory=device == "cuda",
     )
     collator = Collator(prepared.pad_id, multiple=8 if device == "cuda" else 1)
+    base = _schedule(settings, plan)
+
+    def multiplier(step: int) -> float:
+        return steered(step, base, plan.optimizer_steps, plan.optimizer_steps_per_epoch, run.steering)
 
     class OurTrainer(transformers.Trainer):
+        """The library's Trainer with an order of the data and a schedule that are functions of the step, and with a way to go on.
+
+        To go on from a checkpoint, the trainer passes over the steps that were done: each gives back its loss as it was logged, with
+        nothing computed. After the last of them the checkpoint is put back. (The library's own `resume_from_checkpoint` is exact only
+        in some of the versions that the hosts bring: before 4.54 it loses the last optimizer step of an epoch with accumulation.)
+        """
+
+        passing = unfinished
+        step_losses: list[Any] = []
+        random_numbers: dict[str, Any] = {}
+
+        def get_train_dataloader(self) -> Any:
+            self.order = Order(
+                prepared.blocks.lengths, settings.seed, self.args.train_batch_size * plan.accumulation if settings.group_by_length else 0
+            )
+            return self.accelerator.prepare(
+                torch.utils.data.DataLoader(
+                    self.train_dataset,
+                    batch_size=self.args.train_batch_size,
+                    sampler=self.order,
+                    collate_fn=collator,
+                    pin_memory=self.args.dataloader_pin_memory,
+                )
+            )
+
         def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-            if settings.lr_scheduler_type not in FP_SCHEDULERS or self.lr_scheduler is not None:
-                return super().create_scheduler(num_training_steps, optimizer)
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer if optimizer is None else optimizer, fp_multiplier)
+            if self.lr_scheduler is None:
+                self.lr_scheduler = self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer if optimizer is None else optimizer, multiplier)
             return self.lr_scheduler
 
-    first_epoch = min(plan.optimizer_steps, plan.optimizer_steps_per_epoch)
+        def training_step(self, model: Any, inputs: Any, *rest: Any, **named: Any) -> Any:
+            if self.at != self.state.global_step:
+                self.at, self.step_losses = self.state.global_step, []
+            loss = super().training_step(model, inputs, *rest, **named) if self.passing is None else self._passed()
+            self.step_losses.append(loss)
+            return loss
 
-    def fp_multiplier(step: int) -> float:
-        return lr_multiplier(
-            settings.lr_scheduler_type, step, total_steps=plan.optimizer_steps, epoch_steps=first_epoch, warmup_steps=plan.warmup(settings)
-        )
+        at = -1
+
+        def _passed(self) -> Any:
+            if run.stop_requested:
+                raise Stopped
+            first = next(parameter for parameter in self.model.parameters() if parameter.requires_grad)
+            first.grad = torch.zeros_like(first)  # the scaler of half precision wants to see a gradient
+            logged = self.passing.losses
+            known = not self.step_losses and self.at < len(logged)
+            return torch.tensor(logged[self.at] if known else 0.0, device=self.args.device)
+
+        def floating_point_ops(self, inputs: Any) -> int:
+            return 0  # nobody asks for the sum, and counting the parameters of a large model takes milliseconds
+
+        def log(self, logs: dict[str, float], *rest: Any, **named: Any) -> None:
+            if self.passing is None:
+                if "loss" in logs:
+                    self.random_numbers = resume.random_state()
+                super().log(logs, *rest, **named)
+            elif self.state.global_step == self.passing.optimizer_step:
+                self.go_on()
+
+        def go_on(self) -> None:
+            old, self.passing = self.passing, None
+            try:
+                resume.put_back(self, old)
+            except Exception as error:  # a broken file raises whatever its reader likes
+                raise RunFailed(
+                    f"Failed: {old.folder.name} cannot be gone on from ({_first_line(error)}). Nothing was changed. Remove that folder, choose another "
+                    "Name, or tick Override Existing Files to start afresh."
+                ) from error
+            self.random_numbers = resume.random_state()
+            checkpoints.by_loss.saved_at, checkpoints.by_loss.below = old.counters["loss_saved_at"], old.counters["loss_below"]
+            if evaluation is not None:
+                evaluation.measured_at = old.counters["measured_at"]
+            run.update(step=old.step, epoch=self.state.epoch, **old.progress)
+            run.update(resumed_at=old.step, total_steps=plan.steps_at(steering.end()))
+            run.record("resume", checkpoint=old.folder.name, optimizer_step=old.optimizer_step)
+            self.begin()
+            steering.look(self.state)
+            if evaluation is not None:
+                evaluation.look(self.state)
+            stops.look(self.state, self.control)
+
+        def begin(self) -> None:
+            """From here on the steps count."""
+            run.update(status=TRAINING, message="Training", training_since=time.time())
+            for callback in (Guard(run, lambda: self.accelerator.optimizer_step_was_skipped), progress, steering, evaluation, checkpoints, stops):
+                if callback is not None:
+                    self.add_callback(callback)
+
+        def set_rate(self) -> None:
+            """Let the next step use the schedule as it is after a command."""
+            state = self.schedule.state_dict()
+            rates = [rate * multiplier(state["last_epoch"]) for rate in self.schedule.base_lrs]
+            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+            self.schedule.load_state_dict({**state, "_last_lr": rates})
+
+        def end(self) -> int:
+            return steering.end()
+
+        def counters(self) -> dict[str, Any]:
+            return {
+                "loss_saved_at": checkpoints.by_loss.saved_at,
+                "loss_below": checkpoints.by_loss.below,
+                "measured_at": evaluation.measured_at if evaluation is not None else 0,
+            }
 
     trainer = OurTrainer(model=model, args=arguments, train_dataset=prepared.train, data_collator=collator)
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(Progress(run, plan))
+    progress, steering = Progress(run, plan), Steering(run, plan, trainer.set_rate)
+    checkpoints, stops = Checkpoints(run, plan, settings, save_checkpoint), Stops(run, plan, steering.end)
+    evaluation = None
     if prepared.eval is not None:
         every = plan.to_optimizer_steps(settings.evaluation[1])
 
         def evaluate() -> float:
             return evaluation_loss(trainer, prepared.eval, collator, settings.micro_batch_size, run)
 
-        trainer.add_callback(Evaluation(run, every, evaluate, trainer.log))
-    trainer.add_callback(Checkpoints(run, plan, settings, save_checkpoint))
-    trainer.add_callback(Stops(run, plan))
+        evaluation = Evaluation(run, every, evaluate, trainer.log)
+    if unfinished is None:
+        trainer.begin()
+    else:
+        run.update(message=f"Going on from step {unfinished.step}")
     return trainer
 
 
@@ -456,14 +748,25 @@ def evaluation_loss(trainer: Any, dataset: Any, collator: Collator, batch_size: 
 
 
 @contextlib.contextmanager
-def _room_for(folder: Path, run: TrainingRun, going_on: bool) -> Iterator[None]:
+def _room_for(folder: Path, run: TrainingRun, going_on: bool, unfinished: resume.Unfinished | None = None) -> Iterator[tuple[Path | None, bool]]:
     """The adapter's folder, ready for the run, with what lay in it safe in `Backup-{date}`.
 
     Starting afresh moves everything there, and it goes when the new adapter is saved. Going on from a finished adapter copies
-    its files there, to stay. A run that fails before it saved anything leaves the folder as it was.
+    its files there, to stay. A run that fails before it saved anything leaves the folder as it was. An unfinished run that goes on
+    finds its folder as it left it, with the backup that it made.
+
+    Yields:
+        The backup, or None where there was nothing to keep, and whether it goes when the new adapter is saved.
     """
     folder.mkdir(parents=True, exist_ok=True)
     run.update(adapter=folder)
+    resume.remove_leftovers(folder)
+    if unfinished is not None:
+        backup, goes = _backup_of(unfinished, folder, run)
+        yield backup, goes
+        if goes and backup is not None:
+            shutil.rmtree(backup, ignore_errors=True)
+        return
     old = [entry for entry in folder.iterdir() if not _is_backup(entry)] if _holds_a_run(folder) else []
     if not old:
         (folder / "run.jsonl").unlink(missing_ok=True)
@@ -478,7 +781,7 @@ def _room_for(folder: Path, run: TrainingRun, going_on: bool) -> Iterator[None]:
     if going_on:
         run.notices.append(f"The LoRA as it was is kept in {backup.name}.")
     try:
-        yield
+        yield (backup if old else None), bool(old and not going_on)
     except BaseException:
         if going_on and not run.saved:
             _put_back(folder, backup, [entry.name for entry in old])
@@ -488,6 +791,22 @@ def _room_for(folder: Path, run: TrainingRun, going_on: bool) -> Iterator[None]:
         raise
     if old and not going_on:
         shutil.rmtree(backup, ignore_errors=True)
+
+
+def _backup_of(unfinished: resume.Unfinished, folder: Path, run: TrainingRun) -> tuple[Path | None, bool]:
+    """The backup that the unfinished run made; a new one where it is gone and another adapter lies on top."""
+    if unfinished.backup and (folder / unfinished.backup).is_dir():
+        return folder / unfinished.backup, unfinished.backup_goes
+    adapter = continued.finished(folder)
+    if adapter is None or resume.is_that_of(unfinished, adapter):
+        return None, False
+    backup = _free_name(folder / time.strftime("Backup-%Y-%m-%d-%H%M%S"))
+    backup.mkdir()
+    for entry in folder.iterdir():
+        if entry.is_file():
+            shutil.copy2(entry, backup / entry.name)
+    run.notices.append(f"The LoRA as it was is kept in {backup.name}.")
+    return backup, False
 
 
 def _free_name(path: Path) -> Path:
@@ -514,14 +833,18 @@ def save_adapter(model: Any, folder: Path) -> None:
     Raises:
         RunFailed: a weight is not a finite number.
     """
+    with whole_folder(folder) as part:
+        _write_adapter(model, part)
+
+
+def _write_adapter(model: Any, folder: Path) -> None:
     import torch
 
     for name, weight in model.named_parameters():
         if weight.requires_grad and not torch.isfinite(weight).all():
             raise RunFailed(f"Failed: the LoRA's weights are not numbers any more ({name}), so they were not saved. Lower the Learning Rate.")
-    with whole_folder(folder) as part:
-        model.save_pretrained(str(part), safe_serialization=True, selected_adapters=[model.active_adapter])
-        (part / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+    model.save_pretrained(str(folder), safe_serialization=True, selected_adapters=[model.active_adapter])
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
 
 
 def _save_all(model: Any, settings: TrainingSettings, base_name: str, run: TrainingRun, prepared: Prepared, folder: Path) -> None:

@@ -13,6 +13,7 @@ import logging
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,9 +25,20 @@ PREPARING, TRAINING, SAVING = "preparing", "training", "saving"
 DONE, INTERRUPTED, FAILED = "done", "interrupted", "failed"
 ACTIVE = (PREPARING, TRAINING, SAVING)
 
+# What can be asked of a run beside the fields that are set (see `TrainingRun.request`); saved with its checkpoints
+SCALE_RATE, COOL_DOWN, ADD_EPOCH, EVALUATE = "scale the learning rate", "cool down", "add an epoch", "evaluate"
+
 
 class Stopped(Exception):
     """The user interrupted; raised where the trainer would go on for long otherwise (while preparing or evaluating)."""
+
+
+class Diverged(RuntimeError):
+    """A loss or gradient that is not a number any more, or a loss far above its spread, found after this optimizer step."""
+
+    def __init__(self, said: str, optimizer_step: int):
+        super().__init__(said)
+        self.optimizer_step = optimizer_step
 
 
 class Busy(RuntimeError):
@@ -60,6 +72,9 @@ class TrainingRun:
     memory: str = ""
     history: list[dict[str, float]] = field(default_factory=list)
     saved: bool = False  # whether the finished adapter is on disk
+    checkpoints: list[dict[str, Any]] = field(default_factory=list)  # of this run, oldest first: `name`, and `eval_loss` of its step or None
+    resumed_at: int = 0  # the step from which an earlier run is gone on with exactly; 0: it is none
+    half_rate_offered: bool = False  # it diverged, and a checkpoint is there: `start(settings, host, rate_factor=0.5)` goes on from it
 
     # Of the finished adapter that training goes on from: its graph, and the numbers that this run's are added to
     earlier: list[dict[str, float]] = field(default_factory=list)
@@ -71,12 +86,17 @@ class TrainingRun:
     checkpoint_requested: bool = False
     stop_at_loss: float = 0.0
     stop_at_epoch: int = 0
+    time_budget_minutes: float = 0.0
+    steering: list[dict[str, Any]] = field(default_factory=list)  # requests that changed the schedule: `at` (optimizer step), `kind`, `value`
+    evaluate_requested: bool = False
+    time_is_up: bool = False
 
     def __post_init__(self) -> None:
         self._changed = itertools.count(1)
         self.version = 0  # goes up with each change, so that a viewer knows whether to draw again
         self._file: Path | None = None
         self._unwritten: list[str] = []
+        self._requests: deque[tuple[str, Any]] = deque()
 
     @property
     def active(self) -> bool:
@@ -92,9 +112,9 @@ class TrainingRun:
 
     @property
     def steps_per_second(self) -> float | None:
-        if self.training_since is None or not self.step:
+        if self.training_since is None or self.step <= self.resumed_at:
             return None
-        return self.step / max(1e-9, (self.ended or time.time()) - self.training_since)
+        return (self.step - self.resumed_at) / max(1e-9, (self.ended or time.time()) - self.training_since)
 
     @property
     def remaining(self) -> float | None:
@@ -107,6 +127,20 @@ class TrainingRun:
             setattr(self, name, value)
         self.version = next(self._changed)
 
+    def request(self, kind: str, value: Any = None) -> None:
+        """Ask for something that is done after the current optimizer step, from any thread.
+
+        Args:
+            kind: SCALE_RATE (`value`: what it is multiplied with), COOL_DOWN (`value`: steps until the rate is 0 and the run ends),
+                ADD_EPOCH or EVALUATE. What cannot be done becomes a notice.
+        """
+        self._requests.append((kind, value))
+        self.version = next(self._changed)
+
+    def taken_requests(self) -> list[tuple[str, Any]]:
+        """What was asked for since the last call, in order."""
+        return [self._requests.popleft() for _ in range(len(self._requests))]
+
     def record(self, event: str, **values: Any) -> None:
         """Append an event to `run.jsonl`: what, when, at which step, and its figures."""
         line = json.dumps({"event": event, "time": round(time.time(), 3), "step": self.step, **values}, default=str, ensure_ascii=False)
@@ -116,6 +150,8 @@ class TrainingRun:
     def write_to(self, folder: Path | None) -> None:
         """From now on events go to `run.jsonl` in this folder, those that were kept until now first; None: nowhere."""
         self._file = folder / "run.jsonl" if folder else None
+        if self._file is not None and _ends_within_a_line(self._file):
+            self._unwritten.insert(0, "")  # a killed process left it so; what follows must not become part of that line
         self._write()
 
     def _write(self) -> None:
@@ -168,6 +204,13 @@ class TrainingRun:
                 if len(found) == count:
                     break
         return found[::-1]
+
+
+def _ends_within_a_line(path: Path) -> bool:
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        file.seek(-1, 2)  # of an empty file: an OSError
+        return file.read() != b"\n"
+    return False
 
 
 # One run at a time in a process

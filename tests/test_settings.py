@@ -201,3 +201,13 @@ def test_suggestions(blocks, save, warmup):
     plan = Plan.of(TrainingSettings(), blocks)
     assert (plan.suggested_save_steps(), plan.suggested_warmup()) == (save, warmup)
     assert plan.suggested_save_steps() <= max(1, plan.total_steps / 5)
+
+
+def test_a_fraction_of_epochs_is_counted_without_the_errors_of_floats():
+    assert Plan(200, 4, 1, 1.1).optimizer_steps == 55
+
+
+@pytest.mark.parametrize("value", [["a"], {"a": 1}, None, 5])
+def test_an_optimizer_that_is_no_name_is_said_and_not_raised(value):
+    settings, problems, _ = TrainingSettings.from_saved({"optimizer": value, "lora_rank": 8})
+    assert settings.lora_rank == 8 and (problems or settings.optimizer == "5" or value is None)

@@ -223,6 +223,40 @@ def test_a_checkpoint_by_loss(host, settings):
     assert by_loss and all("." not in path.name for path in by_loss)
 
 
+# Steering
+
+
+def test_steering_a_run_that_goes_on(host, settings):
+    from training_pro.training_run import ADD_EPOCH, COOL_DOWN, EVALUATE, SCALE_RATE
+
+    chosen = settings(lr_scheduler_type="constant", eval_dataset="held", eval_steps=100)
+    run = train_utils.begin(chosen, host)
+    when(run, 2, lambda run: run.request(SCALE_RATE, 0.5))
+    when(run, 4, lambda run: run.request(EVALUATE))
+    when(run, 5, lambda run: run.request(ADD_EPOCH))
+    when(run, 12, lambda run: run.request(COOL_DOWN, 4))
+    train_utils.train(chosen, host, run)
+    assert run.status == DONE and run.step == run.total_steps == 16, run.message
+    rates = [entry["learning_rate"] for entry in run.graph()]
+    assert rates == pytest.approx([5e-3] * 2 + [2.5e-3] * 10 + [2.5e-3, 1.875e-3, 1.25e-3, 0.625e-3])
+    assert [entry["current_steps"] for entry in run.history if "eval_loss" in entry] == [4, 16]
+    events = [json.loads(line) for line in (run.adapter / "run.jsonl").read_text(encoding="utf-8").splitlines()]
+    told = [(event["step"], event["kind"], event.get("value")) for event in events if event["event"] == "command"]
+    assert told == [(2, SCALE_RATE, 0.5), (4, EVALUATE, None), (5, ADD_EPOCH, None), (12, COOL_DOWN, 4)]
+
+
+def test_an_added_epoch_sees_every_block_again_and_ends_at_its_end(host, settings):
+    from training_pro.training_run import ADD_EPOCH
+
+    chosen = settings(grad_accumulation=4, save_steps=100)
+    run = train_utils.begin(chosen, host)
+    when(run, 8, lambda run: run.request(ADD_EPOCH))
+    train_utils.train(chosen, host, run)
+    assert (run.status, run.step, run.epoch) == (DONE, 20, 2.0)
+    assert {path.name for path in run.adapter.glob("checkpoint-*")} == {"checkpoint-10-epoch-1", "checkpoint-20-epoch-2"}
+    assert run.graph()[-1]["learning_rate"] > 0 and run.graph()[-1]["learning_rate"] < run.graph()[2]["learning_rate"]
+
+
 # Names, backups and failures
 
 
@@ -252,24 +286,70 @@ def test_a_run_that_fails_at_once_costs_nothing(host, settings, monkeypatch):
     assert run_of(settings(always_override=True), host).status == DONE  # a good run straight after it
 
 
-def test_a_loss_that_is_no_number_ends_the_run_without_saving(host, settings, monkeypatch):
+def poisoned_at(monkeypatch, step, factor):
+    """From this micro-batch on, once, the loss is multiplied."""
     import transformers
 
-    step = transformers.Trainer.training_step
+    original = transformers.Trainer.training_step
     count = 0
 
-    def poisoned(self, *arguments, **named):
+    def training_step(self, *arguments, **named):
         nonlocal count
         count += 1
-        loss = step(self, *arguments, **named)
-        return loss * float("nan") if count == 4 else loss
+        loss = original(self, *arguments, **named)
+        return loss * factor if count == step else loss
 
-    monkeypatch.setattr(transformers.Trainer, "training_step", poisoned)
+    monkeypatch.setattr(transformers.Trainer, "training_step", training_step)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_without_saving(host, settings, monkeypatch):
+    poisoned_at(monkeypatch, 4, float("nan"))
     before = logits(host.model)
     run = run_of(settings(), host)
     assert run.status == FAILED and "loss is nan at step 4" in run.message and "Learning Rate" in run.message
-    assert not (host.lora_dir / "tiny" / "adapter_model.safetensors").exists()
+    assert not run.half_rate_offered and not (host.lora_dir / "tiny" / "adapter_model.safetensors").exists()
     assert torch.equal(logits(host.model), before)
+
+
+@pytest.mark.parametrize(("accumulation", "at", "saved"), [(1, 6, 4), (4, 6, 4), (4, 9, 8)])
+def test_the_batch_that_a_run_diverged_at_is_named(host, settings, monkeypatch, accumulation, at, saved):
+    poisoned_at(monkeypatch, at, float("inf"))
+    run = run_of(settings(save_steps=4, grad_accumulation=accumulation), host)
+    assert run.status == FAILED and "loss is inf" in run.message
+    assert run.half_rate_offered and f"Go on from checkpoint-{saved} (step {saved}) with half the learning rate" in run.message
+    assert max(int(path.name.split("-")[1]) for path in run.adapter.glob("checkpoint-*")) == saved
+    numbers = train_utils.Order([0] * 40, 42).of(0)[(at - 1) * 4 : at * 4]
+    assert run.problems == [f"In its batch: block {n + 1} (row {n + 1}): “<s>Q: say {n} A: hello {n} world</s>”" for n in numbers]
+    monkeypatch.undo()
+    chosen = settings(save_steps=4, grad_accumulation=accumulation)
+    second = train_utils.train(chosen, host, train_utils.begin(chosen, host, rate_factor=0.5))
+    assert second.status == DONE and second.resumed_at == saved and second.steering[0]["value"] == 0.5
+
+
+def test_a_loss_far_above_its_spread_ends_the_run_before_anything_is_saved(host, settings, monkeypatch):
+    poisoned_at(monkeypatch, 36, 20.0)
+    run = run_of(settings(epochs=4, save_steps=6), host)
+    assert run.status == FAILED and "at step 36, far above its spread" in run.message
+    assert max(int(path.name.split("-")[1]) for path in run.adapter.glob("checkpoint-*")) == 30 and len(run.problems) == 4
+
+
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_a_gradient_that_is_no_number_is_caught_with_its_whole_step(host, settings, monkeypatch, accumulation):
+    import transformers
+
+    original = transformers.Trainer.training_step
+
+    def training_step(self, *arguments, **named):
+        loss = original(self, *arguments, **named)
+        if self.state.global_step == 1:
+            next(parameter for parameter in self.model.parameters() if parameter.requires_grad).grad.fill_(float("nan"))
+        return loss
+
+    monkeypatch.setattr(transformers.Trainer, "training_step", training_step)
+    run = run_of(settings(save_steps=1, grad_accumulation=accumulation), host)
+    assert run.status == FAILED and f"grad_norm is nan at step {2 * accumulation}" in run.message
+    assert [path.name for path in run.adapter.glob("checkpoint-*")] == [f"checkpoint-{accumulation}"]
+    assert len(run.problems) == (4 if accumulation == 1 else 9)  # 16 blocks: 8 of them named, and how many more
 
 
 def test_weights_that_are_no_numbers_are_not_saved(host, settings, monkeypatch):

@@ -71,3 +71,30 @@ def test_every_change_is_seen():
     seen = run.version
     run.update(message="new")
     assert run.version > seen and run.status == training_run.PREPARING
+
+
+def test_the_speed_of_a_run_that_goes_on_counts_its_own_steps(monkeypatch):
+    monkeypatch.setattr(training_run.time, "time", lambda: 110.0)
+    run = TrainingRun("x", status=training_run.TRAINING, training_since=100.0, step=60, total_steps=100, resumed_at=50)
+    assert run.steps_per_second == 1.0 and run.remaining == 40.0
+    run.update(step=50)
+    assert run.steps_per_second is None and run.remaining is None
+
+
+def test_requests_from_many_threads_are_taken_once_each():
+    run = TrainingRun("x")
+    threads = [threading.Thread(target=run.request, args=("a", number)) for number in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(value for _, value in run.taken_requests()) == list(range(50)) and run.taken_requests() == []
+
+
+@pytest.mark.parametrize(("before", "after"), [("", "{"), ("{}\n", "{}\n{"), ('{"a', '{"a\n{')])
+def test_what_follows_a_torn_line_begins_a_line_of_its_own(tmp_path, before, after):
+    (tmp_path / "run.jsonl").write_text(before, encoding="utf-8")
+    run = TrainingRun("x")
+    run.write_to(tmp_path)
+    run.record("start")
+    assert (tmp_path / "run.jsonl").read_text(encoding="utf-8").startswith(after + '"event": "start"')
