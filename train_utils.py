@@ -115,13 +115,44 @@ def _folder_problems(settings: TrainingSettings, host: Host) -> list[str]:
 
 
 def _disk_problems(settings: TrainingSettings, host: Host) -> list[str]:
+    """What can be said before the data is known: room for the LoRA, and for one checkpoint where any may be made."""
     needed = adapter_bytes(settings, host.model) + SPARE_DISK
+    if settings.save_steps or settings.save_steps_under_loss:
+        needed += checkpoint_bytes(settings, host.model)
     free = shutil.disk_usage(_existing(host.lora_dir)).free
     if free < needed:
         return [
             f"Disk: the LoRA needs about {_megabytes(needed)}, and {_megabytes(free)} are free where LoRAs are saved. Free some space or lower LoRA Rank."
         ]
     return []
+
+
+def _disk_problem(settings: TrainingSettings, model: Any, plan: Plan, folder: Path) -> str | None:
+    """Whether all checkpoints that this run is known to make fit on the disk, beside the finished adapter."""
+    count = planned_checkpoints(settings, plan)
+    needed = (count + 1) * adapter_bytes(settings, model) + SPARE_DISK
+    if count:
+        needed += 2 * (checkpoint_bytes(settings, model) - adapter_bytes(settings, model))  # the older state goes when the newer is whole
+    free = shutil.disk_usage(_existing(folder)).free
+    if free >= needed:
+        return None
+    return (
+        f"Failed before the first step: the run makes {count} checkpoints, which need about {_megabytes(needed)} with the LoRA, and {_megabytes(free)} "
+        "are free where LoRAs are saved. Raise Save every n steps, lower Checkpoints to keep, or free some space."
+    )
+
+
+def planned_checkpoints(settings: TrainingSettings, plan: Plan) -> int:
+    """How many checkpoints of a run are on the disk at its end; those by loss and those that the user asks for cannot be known."""
+    if not settings.save_steps:
+        return 0
+    count = plan.optimizer_steps // plan.to_optimizer_steps(settings.save_steps) + plan.optimizer_steps // plan.optimizer_steps_per_epoch
+    return min(count, settings.save_total_limit + 2) if settings.save_total_limit else count  # the best one, and the newest before one goes
+
+
+def checkpoint_bytes(settings: TrainingSettings, model: Any) -> int:
+    """Size of a checkpoint that a run can go on from: the adapter, and the optimizer's two moments of each weight."""
+    return 3 * adapter_bytes(settings, model)
 
 
 def _optimizer_problems(settings: TrainingSettings, device: Any) -> list[str]:
@@ -338,6 +369,9 @@ def _train_and_save(settings: TrainingSettings, host: Host, run: TrainingRun, pr
     facts = model_facts(base.model, base.name)
     data = resume.print_of(prepared.train)
     unfinished = _unfinished(settings, folder, facts, data, run)
+    if unfinished is None and (problem := _disk_problem(settings, base.model, prepared.plan, folder)):
+        raise RunFailed(problem)
+    needed = checkpoint_bytes(settings, base.model)
     model = attach_lora(base.model, settings)
     old = None if settings.always_override or unfinished is not None else continued.finished(folder)
     if old is not None:
@@ -351,6 +385,10 @@ def _train_and_save(settings: TrainingSettings, host: Host, run: TrainingRun, pr
             at = trainer.state.global_step
             if (folder / name / resume.NUMBERS).exists() and unfinished is not None and unfinished.folder.name == name:
                 return  # the one that the run went on from
+            if (free := shutil.disk_usage(folder).free) < needed + SPARE_DISK // 2:
+                run.notices.append(f"{name} was not saved: it needs about {_megabytes(needed)}, and {_megabytes(free)} are free. Free some space.")
+                run.record("not saved", name=name, free=free, needed=needed)
+                return
             measured = [
                 entry["eval_loss"] for entry in run.history[-2:] if "eval_loss" in entry and entry["current_steps"] == run.earlier_steps + run.step
             ]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from training_pro import continued, resume, train_utils
 from training_pro.dataset_tools import prepare
-from training_pro.settings import SettingsError
+from training_pro.settings import Plan, SettingsError
 from training_pro.training_run import ADD_EPOCH, COOL_DOWN, DONE, FAILED, INTERRUPTED, SCALE_RATE, TrainingRun
 
 
@@ -382,6 +382,44 @@ def test_a_limit_of_checkpoints_spares_the_best_one(host, settings):
     assert checkpoints(run.adapter) == kept and {each["name"] for each in run.checkpoints} == kept
 
 
+@pytest.mark.parametrize(
+    ("changes", "count"),
+    [
+        ({}, 0),
+        ({"save_steps": 4}, 2 + 1),
+        ({"save_steps": 4, "epochs": 2.5}, 6 + 2),
+        ({"save_steps": 1, "grad_accumulation": 4}, 3 + 1),
+        ({"save_steps": 1, "save_total_limit": 3}, 5),
+    ],
+    ids=str,
+)
+def test_how_many_checkpoints_a_run_makes_is_known_before(host, settings, changes, count):
+    chosen = settings(**changes)
+    run = run_of(chosen, host)
+    assert train_utils.planned_checkpoints(chosen, Plan.of(chosen, 40)) == count
+    assert len(checkpoints(run.adapter)) == count or chosen.save_total_limit == 3 == len(checkpoints(run.adapter))
+
+
+def free_disk(monkeypatch, bytes_free):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(2**40, 2**40 - bytes_free, bytes_free))
+
+
+def test_too_little_disk_for_all_checkpoints_is_said_before_the_first_step(host, settings, monkeypatch):
+    chosen = settings(save_steps=1, epochs=100, lora_rank=64, training_projection="all")
+    free_disk(monkeypatch, 100 * 2**20)
+    run = run_of(chosen, host)
+    assert run.status == FAILED and "makes 1100 checkpoints" in run.message and "Checkpoints to keep" in run.message and run.step == 0
+    assert not (host.lora_dir / "tiny").exists()
+
+
+def test_a_disk_that_fills_up_costs_a_checkpoint_and_not_the_run(host, settings, monkeypatch):
+    chosen = settings(save_steps=4)
+    run = at_step(train_utils.begin(chosen, host), 6, lambda run: free_disk(monkeypatch, 1000))
+    train_utils.train(chosen, host, run)
+    assert run.status == DONE and checkpoints(run.adapter) == {"checkpoint-4"}
+    assert any("checkpoint-8 was not saved: it needs about" in notice for notice in run.notices)
+
+
 def test_two_seeds_or_epochs_have_orders_of_their_own_and_each_holds_every_block():
     lengths = [5, 90, 7, 60, 5, 8, 70, 9] * 5
     orders = [train_utils.Order(lengths, seed, group_by).of(epoch) for seed in (1, 2) for epoch in (0, 1) for group_by in (0, 4)]
@@ -403,13 +441,14 @@ def test_the_print_of_data_knows_the_ends_of_blocks(host, settings):
     assert resume.print_of(parts) == first
 
 
-def test_the_random_state_comes_back():
+def test_the_random_state_comes_back(tmp_path):
     import numpy
 
-    state = resume.random_state()
-    drawn = [random.random(), float(numpy.random.rand()), float(torch.rand(1)), random.gauss(0, 1)]
-    resume.set_random_state(state)
-    assert [random.random(), float(numpy.random.rand()), float(torch.rand(1)), random.gauss(0, 1)] == drawn
+    random.gauss(0, 1), numpy.random.randn()  # both keep the second of the pair that they draw
+    torch.save(resume._as_tensors(resume.random_state()), tmp_path / "state.pt")
+    drawn = [random.random(), float(numpy.random.rand()), float(torch.rand(1)), random.gauss(0, 1), numpy.random.randn()]
+    resume._set_random_state(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert [random.random(), float(numpy.random.rand()), float(torch.rand(1)), random.gauss(0, 1), numpy.random.randn()] == drawn
 
 
 # Steering, and going on after it
