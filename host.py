@@ -197,6 +197,32 @@ class Host:
         """
         raise NotImplementedError
 
+    @property
+    def loras(self) -> list[str]:
+        """Names of the LoRAs that the user has put on the model in the host's own way."""
+        return []
+
+    def source_of(self, model: str) -> str:
+        """What `load` would load by this name: a folder or a hub id.
+
+        Raises:
+            ModelError: there is no such model.
+        """
+        return str(self.models_dir / model)
+
+    @contextlib.contextmanager
+    def loading_others(self) -> Iterator[Callable[[str, str], None]]:
+        """Load models one after another within `using_model`; at the end, also after an error, the one from before is loaded again
+        with its LoRAs.
+
+        Yields:
+            `load(model, quantization)` as the method of that name; called at most for what is really needed.
+
+        Raises:
+            ModelError: the model from before cannot be loaded again; the message names it.
+        """
+        raise NotImplementedError
+
     def instruction_template(self) -> str | None:
         """The host's chat template (Jinja), for a tokenizer that has none."""
         return None
@@ -304,9 +330,14 @@ class Host:
     def evaluations_file(self) -> Path:
         return self.logs_dir / "evaluations.csv"
 
-    def record_evaluation(self, **values: Any) -> None:
-        """Add a row to the table of evaluations; `values` are those of `evaluations.evaluation_row`."""
-        evaluations.add(self.evaluations_file, **values)
+    def record_evaluation(self, **values: Any) -> dict[str, str]:
+        """Add a row to the table of evaluations; `values` are those of `evaluations.add`. Gives the row back."""
+        row = evaluations.add(self.evaluations_file, **values)
+        self.evaluations_changed()
+        return row
+
+    def evaluations_changed(self) -> None:
+        """Called when the table of evaluations was written."""
 
     def make_folders(self) -> None:
         """Make the folders that are missing, with the shipped formats and datasets in those that are new or empty."""
@@ -400,6 +431,33 @@ class LocalHost(Host):
     def reload_model(self) -> None:
         self.load(self._source, self._quantization)
 
+    def source_of(self, model: str) -> str:
+        return self._find(model)
+
+    @contextlib.contextmanager
+    def loading_others(self) -> Iterator[Callable[[str, str], None]]:
+        before, source, quantization = self._model, self._source, self._quantization
+        name, had = self._name, before is not None
+        del before  # two models at once may be more than fits
+        used = False
+
+        def load(model: str, quantization: str) -> None:
+            nonlocal used
+            used = True
+            self.load(model, quantization)
+
+        try:
+            yield load
+        finally:
+            if used:
+                with self._lock:
+                    self._model = self._tokenizer = None
+                    self._name = NO_MODEL
+                _free_memory()
+            if used and had:
+                with _named_as_before(name):
+                    self.load(source, quantization)
+
     def _find(self, model: str) -> str:
         if model == "demo":
             return str(DEMO_MODEL)
@@ -413,6 +471,14 @@ class LocalHost(Host):
         if Path(model).is_absolute() or model.startswith((".", "~")) or "\\" in model:
             raise ModelError(f"There is no folder “{model}”. Give the folder of a model in Transformers format, or a hub id such as name/model.")
         return model
+
+
+@contextlib.contextmanager
+def _named_as_before(name: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise ModelError(f"“{name}”, which was loaded before, could not be loaded again: {error} Load it by hand.") from error
 
 
 def _shown(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -583,8 +649,7 @@ class WebuiHost(Host):
         if hasattr(models, "last_generation_time"):
             models.last_generation_time = time.time()
 
-    def record_evaluation(self, **values: Any) -> None:
-        super().record_evaluation(**values)
+    def evaluations_changed(self) -> None:
         # The web UI keeps its table in memory and writes it as a whole: without this its next row would undo ours.
         evaluate = sys.modules.get("modules.evaluate")
         if hasattr(evaluate, "load_past_evaluations"):
@@ -637,15 +702,51 @@ class WebuiHost(Host):
             raise ModelError(
                 f"“{model}” is no folder of {self.models_dir} that holds a model in Transformers format (config.json and safetensors). Choose another."
             )
-        args = self._shared.args
-        kept = {name: getattr(args, name) for name in ("loader", "load_in_4bit", "load_in_8bit") if hasattr(args, name)}
+        with self.using_model():
+            self._load_quantised(model, quantization)
+
+    def _load_quantised(self, model: str, quantization: str) -> None:
+        args, kept = self._shared.args, self._loading_arguments()
         args.load_in_4bit, args.load_in_8bit = quantization == "4bit", quantization == "8bit"
         try:
-            with self.using_model():
-                self._load(model, self.LOADER)
+            self._load(model, self.LOADER)
         except BaseException:
             vars(args).update(kept)
             raise
+
+    def _loading_arguments(self) -> dict[str, Any]:
+        args = self._shared.args
+        return {name: getattr(args, name) for name in ("loader", "load_in_4bit", "load_in_8bit") if hasattr(args, name)}
+
+    @property
+    def loras(self) -> list[str]:
+        return list(getattr(self._shared, "lora_names", []))
+
+    @contextlib.contextmanager
+    def loading_others(self) -> Iterator[Callable[[str, str], None]]:
+        name, had, loras, arguments = self.model_name, self.model is not None, self.loras, self._loading_arguments()
+        used = False
+
+        def load(model: str, quantization: str) -> None:
+            nonlocal used
+            used = True
+            self._load_quantised(model, quantization)
+
+        try:
+            yield load
+        finally:
+            if used:
+                vars(self._shared.args).update(arguments)
+                if had:
+                    with _named_as_before(name):
+                        self._load(name, arguments.get("loader") or self.LOADER)
+                        if loras:
+                            from modules.LoRA import add_lora_to_model
+
+                            add_lora_to_model(loras)
+                else:
+                    self._model_gone()
+                    self._shared.model_name = name  # the idle timer keeps the name
 
     def reload_model(self) -> None:
         self._load(self.model_name, getattr(self._shared.args, "loader", None) or self.LOADER)
