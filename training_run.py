@@ -27,6 +27,8 @@ ACTIVE = (PREPARING, TRAINING, SAVING)
 
 # What can be asked of a run beside the fields that are set (see `TrainingRun.request`); saved with its checkpoints
 SCALE_RATE, COOL_DOWN, ADD_EPOCH, EVALUATE = "scale the learning rate", "cool down", "add an epoch", "evaluate"
+COMMANDS = ("command", "refused")  # the events of `run.jsonl` that tell what the user asked for
+DIARY = "run.jsonl"
 
 
 class Stopped(Exception):
@@ -39,6 +41,10 @@ class Diverged(RuntimeError):
     def __init__(self, said: str, optimizer_step: int):
         super().__init__(said)
         self.optimizer_step = optimizer_step
+
+
+class RunFailed(RuntimeError):
+    """A run that cannot go on; the message is for the user: what happened and what to change."""
 
 
 class Busy(RuntimeError):
@@ -88,6 +94,7 @@ class TrainingRun:
     stop_at_epoch: int = 0
     time_budget_minutes: float = 0.0
     steering: list[dict[str, Any]] = field(default_factory=list)  # requests that changed the schedule: `at` (optimizer step), `kind`, `value`
+    commands: list[dict[str, Any]] = field(default_factory=list)  # what was carried out or refused, as in `run.jsonl`
     evaluate_requested: bool = False
     time_is_up: bool = False
 
@@ -137,19 +144,27 @@ class TrainingRun:
         self._requests.append((kind, value))
         self.version = next(self._changed)
 
+    @property
+    def waiting_requests(self) -> list[tuple[str, Any]]:
+        """What was asked for and is not done yet."""
+        return list(self._requests.copy())
+
     def taken_requests(self) -> list[tuple[str, Any]]:
         """What was asked for since the last call, in order."""
         return [self._requests.popleft() for _ in range(len(self._requests))]
 
     def record(self, event: str, **values: Any) -> None:
         """Append an event to `run.jsonl`: what, when, at which step, and its figures."""
-        line = json.dumps({"event": event, "time": round(time.time(), 3), "step": self.step, **values}, default=str, ensure_ascii=False)
-        self._unwritten.append(line)
+        entry = {"event": event, "time": round(time.time(), 3), "step": self.step, **values}
+        self._unwritten.append(json.dumps(entry, default=str, ensure_ascii=False))
         self._write()
+        if event in COMMANDS:
+            self.commands.append(entry)
+            self.version = next(self._changed)
 
     def write_to(self, folder: Path | None) -> None:
         """From now on events go to `run.jsonl` in this folder, those that were kept until now first; None: nowhere."""
-        self._file = folder / "run.jsonl" if folder else None
+        self._file = folder / DIARY if folder else None
         if self._file is not None and _ends_within_a_line(self._file):
             self._unwritten.insert(0, "")  # a killed process left it so; what follows must not become part of that line
         self._write()
@@ -182,7 +197,7 @@ class TrainingRun:
     def end(self, status: str, message: str, problems: list[str] | None = None) -> None:
         self.ended = time.time()
         self.update(status=status, message=message, problems=problems or [])
-        self.record("end", status=status, message=message, problems=self.problems)
+        self.record("end", status=status, message=message, problems=self.problems, half_rate_offered=self.half_rate_offered)
 
     def graph(self) -> list[dict[str, float]]:
         """The training losses as `training_graph.json` has them."""
@@ -204,6 +219,12 @@ class TrainingRun:
                 if len(found) == count:
                     break
         return found[::-1]
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, short enough to stand in a sentence."""
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__).rstrip(".")[:300]
 
 
 def _ends_within_a_line(path: Path) -> bool:
