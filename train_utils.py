@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import gc
-import itertools
 import logging
 import math
 import shutil
-import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from . import continued, needs, resume, training_run
-from .custom_scheduler import FP_SCHEDULERS, lr_multiplier
-from .dataset_tools import Collator, DataError, Prepared, prepare
-from .host import Host, ModelError, NotFree, model_facts, quantization_of
-from .matplotgraph import save_png
-from .paths import name_problem, path_in, whole_folder, write_json, write_whole
-from .settings import ALL_LINEAR, OPTIONS, PROJECTIONS, Plan, SettingsError, TrainingSettings
-from .training_run import DONE, FAILED, INTERRUPTED, SAVING, SCALE_RATE, TRAINING, Diverged, Stopped, TrainingRun
+from .adapters import adapter_bytes, attach_lora, write_adapter
+from .dataset_tools import DataError, Prepared, prepare
+from .host import Host, ModelError, NotFree, model_facts
+from .paths import name_problem, path_in, whole_folder
+from .saving import holds_a_run, room_for, save_all
+from .settings import OPTIONS, PROJECTIONS, Plan, SettingsError, TrainingSettings
+from .trainer import make_trainer
+from .training_run import DONE, FAILED, INTERRUPTED, SAVING, SCALE_RATE, Diverged, RunFailed, Stopped, TrainingRun, first_line
 from .untouched import Changed, random_state_kept, untouched
 from .versions import training_arguments
 
 logger = logging.getLogger(__name__)
 
 SPARE_DISK = 16 * 2**20  # bytes for the small files of a run, and so that the disk is never filled to the brim
-
 
 CHANGED_MEANWHILE = (
     "The model was unloaded, or another model or LoRA was loaded, outside this tab while the run used it; the run went on with the one it had."
@@ -43,10 +39,6 @@ class Base:
     model: Any
     tokenizer: Any
     name: str
-
-
-class RunFailed(RuntimeError):
-    """A run that cannot go on; the message is for the user: what happened and what to change."""
 
 
 # Check
@@ -74,11 +66,6 @@ def check_data(settings: TrainingSettings, host: Host) -> list[str]:
     return needs.broken() or settings.model_copy(update={"lora_name": "verified"}).problems(host)
 
 
-def target_modules(settings: TrainingSettings) -> str | list[str]:
-    """What PEFT's `LoraConfig.target_modules` gets."""
-    return ALL_LINEAR if settings.training_projection == ALL_LINEAR else PROJECTIONS[settings.training_projection]
-
-
 def _target_problems(settings: TrainingSettings, model: Any) -> list[str]:
     if settings.training_projection not in PROJECTIONS:  # all-linear, or a value that is named as a problem already
         return []
@@ -100,7 +87,7 @@ def _folder_problems(settings: TrainingSettings, host: Host) -> list[str]:
         return [f"Name: {error}"]
     if folder.exists() and not folder.is_dir():
         return [f"Name: “{settings.lora_name}” is a file in the LoRA folder; choose another name."]
-    if not _holds_a_run(folder) or settings.always_override:
+    if not holds_a_run(folder) or settings.always_override:
         return []
     going_on = resume.plan(settings, host)
     if going_on is not None and (going_on.fits or not going_on.adapter_saved):
@@ -169,7 +156,7 @@ def _optimizer_problems(settings: TrainingSettings, device: Any) -> list[str]:
         weight.grad = torch.zeros_like(weight)
         kind([weight], **options).step()
     except Exception as error:  # a missing package, or an optimizer that needs more than a name: whatever it says is the reason
-        return [f"Optimizer “{settings.optimizer}” cannot be used here: {_first_line(error)}. Choose another, such as adamw_torch."]
+        return [f"Optimizer “{settings.optimizer}” cannot be used here: {first_line(error)}. Choose another, such as adamw_torch."]
     return []
 
 
@@ -185,29 +172,6 @@ def _log_problems(settings: TrainingSettings) -> list[str]:
     return [
         f"Save detailed logs with “{settings.report_to}”: the package is not installed. Install it with “pip install {packages[0]}”, or choose None."
     ]
-
-
-def adapter_bytes(settings: TrainingSettings, model: Any) -> int:
-    """Size of the adapter's weights in float32, from the shapes of the layers that get LoRA weights."""
-    wanted = target_modules(settings)
-    total = 0
-    for name, module in model.named_modules():
-        if wanted == ALL_LINEAR or name.rsplit(".", 1)[-1] in wanted:
-            sides = [getattr(module, side, None) for side in ("in_features", "out_features")]
-            if type(module).__name__ == "Conv1D":  # GPT-2's linear layer
-                sides = list(module.weight.shape)
-            if None not in sides:
-                total += sum(sides) * settings.lora_rank * 4
-    return total
-
-
-def _holds_a_run(folder: Path) -> bool:
-    """Whether there is something in the folder that would be a loss: an adapter or a checkpoint, not just the diary of a run that failed."""
-    return any(next(folder.glob(pattern), None) for pattern in ("adapter_config.json", "adapter_model.*", "checkpoint-*"))
-
-
-def _is_backup(entry: Path) -> bool:
-    return entry.name.startswith("Backup-")
 
 
 def _existing(folder: Path) -> Path:
@@ -338,7 +302,7 @@ def failure_message(error: Exception, run: TrainingRun) -> str:
         return f"Failed: the disk is full{place}. Free some space, or raise Save every n steps so that fewer checkpoints are made.{kept}"
     if isinstance(error, OSError):
         return f"Failed{place}: {error.strerror or said} ({Path(error.filename).name if error.filename else 'a file'}).{kept}"
-    return f"Failed{place}: {_first_line(error)} ({type(error).__name__}). The log has the details.{kept}"
+    return f"Failed{place}: {first_line(error)} ({type(error).__name__}). The log has the details.{kept}"
 
 
 # Prepare
@@ -376,7 +340,7 @@ def _train_and_save(settings: TrainingSettings, host: Host, run: TrainingRun, pr
     old = None if settings.always_override or unfinished is not None else continued.finished(folder)
     if old is not None:
         _go_on_from(old, model, run)
-    with _room_for(folder, run, going_on=old is not None, unfinished=unfinished) as (backup, backup_goes):
+    with room_for(folder, run, going_on=old is not None, unfinished=unfinished) as (backup, backup_goes):
         run.write_to(folder)
         run.record("start", settings=settings.entered(), model=base.name, report=prepared.report.as_dict(), earlier_steps=run.earlier_steps)
         settings.save(folder / "training_parameters.json")
@@ -396,7 +360,7 @@ def _train_and_save(settings: TrainingSettings, host: Host, run: TrainingRun, pr
             run.checkpoints = [*before, {"name": name, "eval_loss": measured[-1] if measured else None}]
             resume.remove_whole(folder / name)  # of a run whose state is lost
             with whole_folder(folder / name) as part:
-                _write_adapter(model, part)
+                write_adapter(model, part)
                 resume.write(
                     part, tensors=resume.tensors_of(trainer, trainer.random_numbers), run=run, optimizer_step=at, step=prepared.plan.steps_at(at),
                     epoch=prepared.plan.steps_at(at) / prepared.plan.steps_per_epoch, settings=settings, facts=facts, data=data, counters=trainer.counters(),
@@ -411,7 +375,7 @@ def _train_and_save(settings: TrainingSettings, host: Host, run: TrainingRun, pr
 
         from .callbacks import checkpoint_name, removed_checkpoints
 
-        trainer = _trainer(model, settings, run, prepared, folder, save_checkpoint, unfinished)
+        trainer = make_trainer(model, settings, run, prepared, folder, save_checkpoint, unfinished)
         try:
             result = _until_stopped(trainer)
         except Diverged as error:
@@ -425,7 +389,7 @@ def _train_and_save(settings: TrainingSettings, host: Host, run: TrainingRun, pr
             saved = resume.unfinished(folder)
             if saved is None or saved.optimizer_step != trainer.state.global_step:
                 save_checkpoint(checkpoint_name(run.earlier_steps + prepared.plan.steps_at(trainer.state.global_step), "user"))
-        _save_all(model, settings, base.name, run, prepared, folder)
+        save_all(model, settings, base.name, run, prepared, folder)
         if not goes_on:
             resume.forget(folder)
 
@@ -486,265 +450,16 @@ def _batch(trainer: Any, found: Diverged, prepared: Prepared, tokenizer: Any) ->
     return said
 
 
-def attach_lora(model: Any, settings: TrainingSettings) -> Any:
-    """Put LoRA layers into `model` (in place, as PEFT does) and return the `PeftModel`; a quantised model is made ready first."""
-    import peft
-
-    if quantization_of(model) in ("4-bit", "8-bit"):
-        model = peft.prepare_model_for_kbit_training(
-            model, use_gradient_checkpointing=settings.use_grad_checkpoint, gradient_checkpointing_kwargs={"use_reentrant": False}
-        )
-    config = peft.LoraConfig(
-        r=settings.lora_rank,
-        lora_alpha=settings.alpha,
-        use_rslora=settings.lora_RS,
-        lora_dropout=settings.lora_dropout,
-        target_modules=target_modules(settings),
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
-    return peft.get_peft_model(model, config)
-
-
 def _go_on_from(old: continued.Finished, model: Any, run: TrainingRun) -> None:
     try:
         continued.put_weights(model, old)
     except Exception as error:  # a broken file raises whatever its reader likes
         raise RunFailed(
-            f"Failed: the LoRA “{old.folder.name}” cannot be gone on from ({_first_line(error)}). Nothing was changed. Choose another Name, "
+            f"Failed: the LoRA “{old.folder.name}” cannot be gone on from ({first_line(error)}). Nothing was changed. Choose another Name, "
             "or tick Override Existing Files to start afresh."
         ) from error
     run.update(earlier=old.history, earlier_steps=old.step, earlier_epochs=old.epoch)
     run.notices.append(f"Training goes on from the LoRA “{old.folder.name}” (step {old.step}, epoch {old.epoch:.2f}) with a new schedule.")
-
-
-class Order:
-    """The order of the blocks: a pure function of the seed and the epoch, so that a run that goes on finds its place.
-
-    A `torch.utils.data.Sampler`: each iteration is the next epoch.
-    """
-
-    def __init__(self, lengths: Any, seed: int, group_by: int = 0):
-        """
-        Args:
-            lengths: of the blocks, in tokens.
-            group_by: blocks of like length stand together in groups of this many (transformers' `LengthGroupedSampler`); 0: not.
-        """
-        self.lengths, self.seed, self.group_by, self.epoch = list(lengths), seed, group_by, 0
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        epoch, self.epoch = self.epoch, self.epoch + 1
-        return iter(self.of(epoch))
-
-    def of(self, epoch: int) -> list[int]:
-        import torch
-        from transformers.trainer_pt_utils import LengthGroupedSampler
-
-        numbers = torch.Generator().manual_seed((self.seed << 16) + epoch)
-        if self.group_by:
-            return list(LengthGroupedSampler(self.group_by, lengths=self.lengths, generator=numbers))
-        return torch.randperm(len(self), generator=numbers).tolist()
-
-
-def _schedule(settings: TrainingSettings, plan: Plan) -> Callable[[float], float]:
-    """The multiplier of the learning rate at an optimizer step, without the user's commands."""
-    if settings.lr_scheduler_type in FP_SCHEDULERS:
-        lengths = {
-            "total_steps": plan.optimizer_steps,
-            "epoch_steps": min(plan.optimizer_steps, plan.optimizer_steps_per_epoch),
-            "warmup_steps": plan.warmup(settings),
-        }
-        return lambda step: lr_multiplier(settings.lr_scheduler_type, step, **lengths)
-    import torch
-    import transformers
-
-    # transformers' own, taken out of a schedule for an optimizer of its own: they are functions of the step, and ours are laid around them
-    unused = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=settings.rate)
-    own = transformers.get_scheduler(
-        settings.lr_scheduler_type, unused, num_warmup_steps=plan.warmup(settings), num_training_steps=plan.optimizer_steps
-    )
-    return own.lr_lambdas[0]
-
-
-def _trainer(
-    model: Any,
-    settings: TrainingSettings,
-    run: TrainingRun,
-    prepared: Prepared,
-    folder: Path,
-    save_checkpoint: Any,
-    unfinished: resume.Unfinished | None,
-) -> Any:
-    import torch
-    import transformers
-    from transformers.trainer_callback import PrinterCallback
-
-    from .callbacks import MOST_ADDED_EPOCHS, Checkpoints, Evaluation, Guard, Progress, Steering, Stops, steered
-
-    plan = prepared.plan
-    device = model.device.type
-    arguments = training_arguments(
-        output_dir=str(folder),
-        # More than there are: Stops ends the run, since epochs can be added. In steps, because transformers before 4.51 leaves the last,
-        # smaller optimizer step of each epoch out of its count.
-        max_steps=plan.optimizer_steps + MOST_ADDED_EPOCHS * plan.optimizer_steps_per_epoch,
-        per_device_train_batch_size=settings.micro_batch_size,
-        gradient_accumulation_steps=plan.accumulation,
-        learning_rate=settings.rate,
-        lr_scheduler_type="constant",  # ours is made in create_scheduler
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        optim=settings.optimizer,
-        neftune_noise_alpha=settings.neft_noise_alpha or None,
-        gradient_checkpointing=settings.use_grad_checkpoint,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if settings.use_grad_checkpoint else None,
-        bf16=device == "cuda" and model.dtype == torch.bfloat16,
-        fp16=device == "cuda" and model.dtype == torch.float16,
-        use_cpu=device == "cpu",
-        group_by_length=False,  # Order does it
-        seed=settings.seed,
-        logging_steps=1,
-        logging_nan_inf_filter=False,  # it would hide what the run must stop for
-        save_strategy="no",  # checkpoints are ours: whole or absent
-        report_to=settings.report_to or "none",
-        run_name=settings.lora_name,
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=device == "cuda",
-    )
-    collator = Collator(prepared.pad_id, multiple=8 if device == "cuda" else 1)
-    base = _schedule(settings, plan)
-
-    def multiplier(step: int) -> float:
-        return steered(step, base, plan.optimizer_steps, plan.optimizer_steps_per_epoch, run.steering)
-
-    class OurTrainer(transformers.Trainer):
-        """The library's Trainer with an order of the data and a schedule that are functions of the step, and with a way to go on.
-
-        To go on from a checkpoint, the trainer passes over the steps that were done: each gives back its loss as it was logged, with
-        nothing computed. After the last of them the checkpoint is put back. (The library's own `resume_from_checkpoint` is exact only
-        in some of the versions that the hosts bring: before 4.54 it loses the last optimizer step of an epoch with accumulation.)
-        """
-
-        passing = unfinished
-        step_losses: list[Any] = []
-        random_numbers: dict[str, Any] = {}
-
-        def get_train_dataloader(self) -> Any:
-            self.order = Order(
-                prepared.blocks.lengths, settings.seed, self.args.train_batch_size * plan.accumulation if settings.group_by_length else 0
-            )
-            return self.accelerator.prepare(
-                torch.utils.data.DataLoader(
-                    self.train_dataset,
-                    batch_size=self.args.train_batch_size,
-                    sampler=self.order,
-                    collate_fn=collator,
-                    pin_memory=self.args.dataloader_pin_memory,
-                )
-            )
-
-        def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-            if self.lr_scheduler is None:
-                self.lr_scheduler = self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer if optimizer is None else optimizer, multiplier)
-            return self.lr_scheduler
-
-        def training_step(self, model: Any, inputs: Any, *rest: Any, **named: Any) -> Any:
-            if self.at != self.state.global_step:
-                self.at, self.step_losses = self.state.global_step, []
-            loss = super().training_step(model, inputs, *rest, **named) if self.passing is None else self._passed()
-            self.step_losses.append(loss)
-            return loss
-
-        at = -1
-
-        def _passed(self) -> Any:
-            if run.stop_requested:
-                raise Stopped
-            first = next(parameter for parameter in self.model.parameters() if parameter.requires_grad)
-            first.grad = torch.zeros_like(first)  # the scaler of half precision wants to see a gradient
-            logged = self.passing.losses
-            known = not self.step_losses and self.at < len(logged)
-            return torch.tensor(logged[self.at] if known else 0.0, device=self.args.device)
-
-        def floating_point_ops(self, inputs: Any) -> int:
-            return 0  # nobody asks for the sum, and counting the parameters of a large model takes milliseconds
-
-        def log(self, logs: dict[str, float], *rest: Any, **named: Any) -> None:
-            if self.passing is None:
-                if "loss" in logs:
-                    self.random_numbers = resume.random_state()
-                super().log(logs, *rest, **named)
-            elif self.state.global_step == self.passing.optimizer_step:
-                self.go_on()
-
-        def go_on(self) -> None:
-            old, self.passing = self.passing, None
-            try:
-                resume.put_back(self, old)
-            except Exception as error:  # a broken file raises whatever its reader likes
-                raise RunFailed(
-                    f"Failed: {old.folder.name} cannot be gone on from ({_first_line(error)}). Nothing was changed. Remove that folder, choose another "
-                    "Name, or tick Override Existing Files to start afresh."
-                ) from error
-            self.random_numbers = resume.random_state()
-            checkpoints.by_loss.saved_at, checkpoints.by_loss.below = old.counters["loss_saved_at"], old.counters["loss_below"]
-            if evaluation is not None:
-                evaluation.measured_at = old.counters["measured_at"]
-            run.update(step=old.step, epoch=self.state.epoch, **old.progress)
-            run.update(resumed_at=old.step, total_steps=plan.steps_at(steering.end()))
-            run.record("resume", checkpoint=old.folder.name, optimizer_step=old.optimizer_step)
-            self.begin()
-            steering.look(self.state)
-            if evaluation is not None:
-                evaluation.look(self.state)
-            stops.look(self.state, self.control)
-
-        def begin(self) -> None:
-            """From here on the steps count."""
-            run.update(status=TRAINING, message="Training", training_since=time.time())
-            for callback in (Guard(run, lambda: self.accelerator.optimizer_step_was_skipped), progress, steering, evaluation, checkpoints, stops):
-                if callback is not None:
-                    self.add_callback(callback)
-
-        def set_rate(self) -> None:
-            """Let the next step use the schedule as it is after a command."""
-            state = self.schedule.state_dict()
-            rates = [rate * multiplier(state["last_epoch"]) for rate in self.schedule.base_lrs]
-            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate
-            self.schedule.load_state_dict({**state, "_last_lr": rates})
-
-        def end(self) -> int:
-            return steering.end()
-
-        def counters(self) -> dict[str, Any]:
-            return {
-                "loss_saved_at": checkpoints.by_loss.saved_at,
-                "loss_below": checkpoints.by_loss.below,
-                "measured_at": evaluation.measured_at if evaluation is not None else 0,
-            }
-
-    trainer = OurTrainer(model=model, args=arguments, train_dataset=prepared.train, data_collator=collator)
-    trainer.remove_callback(PrinterCallback)
-    progress, steering = Progress(run, plan), Steering(run, plan, trainer.set_rate)
-    checkpoints, stops = Checkpoints(run, plan, settings, save_checkpoint), Stops(run, plan, steering.end)
-    evaluation = None
-    if prepared.eval is not None:
-        every = plan.to_optimizer_steps(settings.evaluation[1])
-
-        def evaluate() -> float:
-            return evaluation_loss(trainer, prepared.eval, collator, settings.micro_batch_size, run)
-
-        evaluation = Evaluation(run, every, evaluate, trainer.log)
-    if unfinished is None:
-        trainer.begin()
-    else:
-        run.update(message=f"Going on from step {unfinished.step}")
-    return trainer
 
 
 def _until_stopped(trainer: Any) -> float | None:
@@ -755,230 +470,12 @@ def _until_stopped(trainer: Any) -> float | None:
         return None
 
 
-def evaluation_loss(trainer: Any, dataset: Any, collator: Collator, batch_size: int, run: TrainingRun) -> float:
-    """Mean loss of a trained token of `dataset`: every token weighs the same, in whatever batch it stands.
-
-    Raises:
-        Stopped: the user interrupted.
-    """
-    import torch
-
-    model = trainer.model
-    total, tokens = 0.0, 0
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), trainer.compute_loss_context_manager():
-            for first in range(0, len(dataset), batch_size):
-                if run.stop_requested:
-                    raise Stopped
-                batch = collator([dataset[row] for row in range(first, min(first + batch_size, len(dataset)))])
-                batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-                counted = int((batch["labels"][:, 1:] != -100).sum())
-                total += float(model(**batch).loss) * counted
-                tokens += counted
-    finally:
-        model.train(was_training)
-    return total / tokens
-
-
-# Save
-
-
-@contextlib.contextmanager
-def _room_for(folder: Path, run: TrainingRun, going_on: bool, unfinished: resume.Unfinished | None = None) -> Iterator[tuple[Path | None, bool]]:
-    """The adapter's folder, ready for the run, with what lay in it safe in `Backup-{date}`.
-
-    Starting afresh moves everything there, and it goes when the new adapter is saved. Going on from a finished adapter copies
-    its files there, to stay. A run that fails before it saved anything leaves the folder as it was. An unfinished run that goes on
-    finds its folder as it left it, with the backup that it made.
-
-    Yields:
-        The backup, or None where there was nothing to keep, and whether it goes when the new adapter is saved.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    run.update(adapter=folder)
-    resume.remove_leftovers(folder)
-    if unfinished is not None:
-        backup, goes = _backup_of(unfinished, folder, run)
-        yield backup, goes
-        if goes and backup is not None:
-            shutil.rmtree(backup, ignore_errors=True)
-        return
-    old = [entry for entry in folder.iterdir() if not _is_backup(entry)] if _holds_a_run(folder) else []
-    if not old:
-        (folder / "run.jsonl").unlink(missing_ok=True)
-    backup = _free_name(folder / time.strftime("Backup-%Y-%m-%d-%H%M%S"))
-    if old:
-        backup.mkdir()
-        for entry in old:
-            if not going_on:
-                entry.rename(backup / entry.name)
-            elif entry.is_file():
-                shutil.copy2(entry, backup / entry.name)
-    if going_on:
-        run.notices.append(f"The LoRA as it was is kept in {backup.name}.")
-    try:
-        yield (backup if old else None), bool(old and not going_on)
-    except BaseException:
-        if going_on and not run.saved:
-            _put_back(folder, backup, [entry.name for entry in old])
-        elif old and not _holds_a_run(folder):
-            run.write_to(None)
-            _put_back(folder, backup)
-        raise
-    if old and not going_on:
-        shutil.rmtree(backup, ignore_errors=True)
-
-
-def _backup_of(unfinished: resume.Unfinished, folder: Path, run: TrainingRun) -> tuple[Path | None, bool]:
-    """The backup that the unfinished run made; a new one where it is gone and another adapter lies on top."""
-    if unfinished.backup and (folder / unfinished.backup).is_dir():
-        return folder / unfinished.backup, unfinished.backup_goes
-    adapter = continued.finished(folder)
-    if adapter is None or resume.is_that_of(unfinished, adapter):
-        return None, False
-    backup = _free_name(folder / time.strftime("Backup-%Y-%m-%d-%H%M%S"))
-    backup.mkdir()
-    for entry in folder.iterdir():
-        if entry.is_file():
-            shutil.copy2(entry, backup / entry.name)
-    run.notices.append(f"The LoRA as it was is kept in {backup.name}.")
-    return backup, False
-
-
-def _free_name(path: Path) -> Path:
-    number = itertools.count(2)
-    free = path
-    while free.exists():
-        free = path.with_name(f"{path.name}-{next(number)}")
-    return free
-
-
-def _put_back(folder: Path, backup: Path, stays: list[str] | None = None) -> None:
-    """Give the folder what is in `backup`; what else the run left there goes, but for the names that stay (and checkpoints of theirs)."""
-    for entry in list(folder.iterdir()):
-        if not _is_backup(entry) and not (stays and (entry.name in stays or entry.is_dir())):
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-    for entry in list(backup.iterdir()):
-        entry.replace(folder / entry.name)
-    backup.rmdir()
-
-
-def save_adapter(model: Any, folder: Path) -> None:
-    """Save the adapter in PEFT's format (safetensors) as `folder`, whole or not at all.
-
-    Raises:
-        RunFailed: a weight is not a finite number.
-    """
-    with whole_folder(folder) as part:
-        _write_adapter(model, part)
-
-
-def _write_adapter(model: Any, folder: Path) -> None:
-    import torch
-
-    for name, weight in model.named_parameters():
-        if weight.requires_grad and not torch.isfinite(weight).all():
-            raise RunFailed(f"Failed: the LoRA's weights are not numbers any more ({name}), so they were not saved. Lower the Learning Rate.")
-    model.save_pretrained(str(folder), safe_serialization=True, selected_adapters=[model.active_adapter])
-    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-
-
-def _save_all(model: Any, settings: TrainingSettings, base_name: str, run: TrainingRun, prepared: Prepared, folder: Path) -> None:
-    """The finished adapter and everything that is told about it."""
-    whole = folder / ".adapter"
-    save_adapter(model, whole)
-    for file in whole.iterdir():
-        file.replace(folder / file.name)
-    whole.rmdir()
-    for file in folder.glob("adapter_model.bin"):
-        file.unlink()  # an older run's, whose copy is in the backup: beside the new one it would only mislead
-    run.update(saved=True)
-    facts = model_facts(model.get_base_model(), base_name)
-    write_json(folder / "training_prompt.json", prepared.formatting)
-    write_json(folder / "training_graph.json", run.graph())
-    write_json(folder / "training_log.json", _last_values(settings, run, facts))
-    write_whole(folder / "README.md", model_card(settings, run, prepared, facts))
-    try:
-        save_png(run.whole_history, folder / "training_graph.png", title=run.name)
-    except ImportError:
-        run.notices.append(
-            f"The picture of the loss was not saved, since matplotlib is missing; training_graph.json has its figures. {needs.install_command('matplotlib')} installs it."
-        )
-
-
-def _last_values(settings: TrainingSettings, run: TrainingRun, facts: Any) -> dict[str, Any]:
-    return {
-        "base_model_name": facts.name,
-        "base_model_class": facts.architecture,
-        "base_loaded_in_4bit": facts.quantization == "4-bit",
-        "base_loaded_in_8bit": facts.quantization == "8-bit",
-        "projections": settings.training_projection,
-        "loss": run.loss,
-        "eval_loss": run.eval_loss,
-        "learning_rate": run.learning_rate,
-        "epoch": run.earlier_epochs + run.epoch,
-        "current_steps": run.earlier_steps + run.step,
-        "train_loss": run.train_loss,
-        "train_runtime": round(time.time() - run.training_since, 2) if run.training_since else None,
-    }
-
-
-def model_card(settings: TrainingSettings, run: TrainingRun, prepared: Prepared, facts: Any) -> str:
-    """The README.md of an adapter: base, data, settings, losses."""
-    data = settings.dataset or settings.datasetJSONL or settings.raw_text_file
-    evaluation = settings.evaluation[0]
-    report = prepared.report
-    first = next((entry["loss"] for entry in run.history if "loss" in entry), None)
-
-    def figure(value: float | None) -> str:
-        return "–" if value is None else f"{value:.4f}"
-
-    changed = "\n".join(
-        f"| {key} | {value} |"
-        for key, value in settings.entered().items()
-        if value != TrainingSettings().entered()[key] and key not in ("lora_name", "always_override")
-    )
-    return f"""---
-library_name: peft
-base_model: {facts.name}
-tags: [lora, training-pro]
----
-
-# {settings.lora_name}
-
-A LoRA for {facts.name} ({facts.architecture}, {facts.quantization} quantisation), trained with Training PRO.
-
-| | |
-|---|---|
-| data | {data} ({report.blocks} blocks, {report.total_tokens} tokens, {report.trained_tokens} of them trained) |
-| evaluation data | {f"{evaluation} ({report.eval_blocks} blocks)" if evaluation else "none"} |
-| steps | {run.step} of {run.total_steps} ({run.epoch:.2f} epochs) |
-| first loss | {figure(first)} |
-| last loss | {figure(run.loss)} |
-| mean loss | {figure(run.train_loss)} |
-| evaluation loss | {figure(run.eval_loss)} |
-
-Settings that are not the defaults:
-
-| setting | value |
-|---|---|
-{changed}
-"""
-
-
 def _free_memory() -> None:
     import torch
 
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__).rstrip(".")[:300]
 
 
 def _megabytes(size: int) -> str:

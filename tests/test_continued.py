@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_pro import continued, train_utils
+from training_pro import continued, saving, train_utils
 from training_pro.settings import SettingsError
 from training_pro.training_run import DONE, FAILED, TrainingRun
 
@@ -53,7 +53,7 @@ def test_stop_at_loss_does_not_count_the_earlier_losses():
 
 
 def test_backups_of_the_same_second_have_names_of_their_own(host, settings, monkeypatch):
-    monkeypatch.setattr(train_utils.time, "strftime", lambda form, *_: "Backup-2026-11-21-120000")
+    monkeypatch.setattr(saving.time, "strftime", lambda form, *_: "Backup-2026-11-21-120000")
     folder = [run_of(settings(epochs=0.2), host) for _ in range(4)][-1].adapter
     assert sorted(entry.name for entry in folder.glob("Backup-*")) == [f"Backup-2026-11-21-120000{end}" for end in ("", "-2", "-3")]
 

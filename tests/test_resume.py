@@ -8,7 +8,7 @@ from dataclasses import replace
 import peft
 import pytest
 import torch
-from training_pro import continued, resume, train_utils
+from training_pro import continued, resume, train_utils, trainer
 from training_pro.dataset_tools import prepare
 from training_pro.settings import Plan, SettingsError
 from training_pro.training_run import ADD_EPOCH, COOL_DOWN, DONE, FAILED, INTERRUPTED, SCALE_RATE, TrainingRun
@@ -145,7 +145,7 @@ def test_many_crashes_one_after_another(host, settings):
 
 def test_a_crash_after_the_last_step_and_before_the_adapter_was_saved(host, settings, monkeypatch):
     whole = run_of(settings(lora_name="whole", save_steps=5), host)
-    monkeypatch.setattr(train_utils, "_save_all", lambda *_: crash(None))
+    monkeypatch.setattr(train_utils, "save_all", lambda *_: crash(None))
     assert run_of(settings(save_steps=5), host).status == FAILED
     monkeypatch.undo()
     second = run_of(settings(save_steps=5), host)
@@ -422,9 +422,9 @@ def test_a_disk_that_fills_up_costs_a_checkpoint_and_not_the_run(host, settings,
 
 def test_two_seeds_or_epochs_have_orders_of_their_own_and_each_holds_every_block():
     lengths = [5, 90, 7, 60, 5, 8, 70, 9] * 5
-    orders = [train_utils.Order(lengths, seed, group_by).of(epoch) for seed in (1, 2) for epoch in (0, 1) for group_by in (0, 4)]
+    orders = [trainer.Order(lengths, seed, group_by).of(epoch) for seed in (1, 2) for epoch in (0, 1) for group_by in (0, 4)]
     assert all(sorted(order) == list(range(40)) for order in orders) and len(set(map(tuple, orders))) == 8
-    order = train_utils.Order(lengths, 1)
+    order = trainer.Order(lengths, 1)
     assert [list(order), list(order)] == [order.of(0), order.of(1)]
 
 

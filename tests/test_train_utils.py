@@ -9,7 +9,7 @@ import peft
 import pytest
 import torch
 from tiny import mean_loss
-from training_pro import train_utils, training_run
+from training_pro import adapters, saving, train_utils, trainer, training_run
 from training_pro.dataset_tools import prepare
 from training_pro.settings import SettingsError
 from training_pro.training_run import DONE, FAILED, INTERRUPTED
@@ -182,13 +182,13 @@ def test_interrupt_in_the_middle_of_an_evaluation(host, settings, monkeypatch):
     chosen = settings(eval_dataset="held", eval_steps=2)
     run = train_utils.begin(chosen, host)
     when(run, 2, lambda run: None)
-    measure = train_utils.evaluation_loss
+    measure = trainer.evaluation_loss
 
     def interrupted(*arguments):
         run.stop_requested = True
         return measure(*arguments)
 
-    monkeypatch.setattr(train_utils, "evaluation_loss", interrupted)
+    monkeypatch.setattr(trainer, "evaluation_loss", interrupted)
     train_utils.train(chosen, host, run)
     assert (run.status, run.step) == (INTERRUPTED, 2) and (run.adapter / "adapter_model.safetensors").is_file()
 
@@ -318,7 +318,7 @@ def test_the_batch_that_a_run_diverged_at_is_named(host, settings, monkeypatch, 
     assert run.status == FAILED and "loss is inf" in run.message
     assert run.half_rate_offered and f"Go on from checkpoint-{saved} (step {saved}) with half the learning rate" in run.message
     assert max(int(path.name.split("-")[1]) for path in run.adapter.glob("checkpoint-*")) == saved
-    numbers = train_utils.Order([0] * 40, 42).of(0)[(at - 1) * 4 : at * 4]
+    numbers = trainer.Order([0] * 40, 42).of(0)[(at - 1) * 4 : at * 4]
     assert run.problems == [f"In its batch: block {n + 1} (row {n + 1}): “<s>Q: say {n} A: hello {n} world</s>”" for n in numbers]
     monkeypatch.undo()
     chosen = settings(save_steps=4, grad_accumulation=accumulation)
@@ -368,7 +368,7 @@ def test_a_disk_that_fills_up_in_mid_run(host, settings, monkeypatch):
     def full(model, folder):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
-    monkeypatch.setattr(train_utils, "save_adapter", full)
+    monkeypatch.setattr(saving, "save_adapter", full)
     run = run_of(settings(), host)
     assert run.status == FAILED and "the disk is full" in run.message
 
@@ -443,4 +443,4 @@ def test_the_size_of_an_adapter_is_known_before(host, settings, models_folder):
         host.load(str(models_folder / name))
         chosen = settings(lora_name=f"{name}-{projection}", training_projection=projection, epochs=0.1)
         size = (run_of(chosen, host).adapter / "adapter_model.safetensors").stat().st_size
-        assert size * 0.8 < train_utils.adapter_bytes(chosen, host.model) < size * 1.7
+        assert size * 0.8 < adapters.adapter_bytes(chosen, host.model) < size * 1.7

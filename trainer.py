@@ -1,0 +1,271 @@
+"""The library's Trainer with our order of the data, our schedule and our callbacks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from . import resume
+from .custom_scheduler import FP_SCHEDULERS, lr_multiplier
+from .dataset_tools import Collator, Prepared
+from .settings import Plan, TrainingSettings
+from .training_run import TRAINING, RunFailed, Stopped, TrainingRun, first_line
+from .versions import training_arguments
+
+
+class Order:
+    """The order of the blocks: a pure function of the seed and the epoch, so that a run that goes on finds its place.
+
+    A `torch.utils.data.Sampler`: each iteration is the next epoch.
+    """
+
+    def __init__(self, lengths: Any, seed: int, group_by: int = 0):
+        """
+        Args:
+            lengths: of the blocks, in tokens.
+            group_by: blocks of like length stand together in groups of this many (transformers' `LengthGroupedSampler`); 0: not.
+        """
+        self.lengths, self.seed, self.group_by, self.epoch = list(lengths), seed, group_by, 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        return iter(self.of(epoch))
+
+    def of(self, epoch: int) -> list[int]:
+        import torch
+        from transformers.trainer_pt_utils import LengthGroupedSampler
+
+        numbers = torch.Generator().manual_seed((self.seed << 16) + epoch)
+        if self.group_by:
+            return list(LengthGroupedSampler(self.group_by, lengths=self.lengths, generator=numbers))
+        return torch.randperm(len(self), generator=numbers).tolist()
+
+
+def _schedule(settings: TrainingSettings, plan: Plan) -> Callable[[float], float]:
+    """The multiplier of the learning rate at an optimizer step, without the user's commands."""
+    if settings.lr_scheduler_type in FP_SCHEDULERS:
+        lengths = {
+            "total_steps": plan.optimizer_steps,
+            "epoch_steps": min(plan.optimizer_steps, plan.optimizer_steps_per_epoch),
+            "warmup_steps": plan.warmup(settings),
+        }
+        return lambda step: lr_multiplier(settings.lr_scheduler_type, step, **lengths)
+    import torch
+    import transformers
+
+    # transformers' own, taken out of a schedule for an optimizer of its own: they are functions of the step, and ours are laid around them
+    unused = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=settings.rate)
+    own = transformers.get_scheduler(
+        settings.lr_scheduler_type, unused, num_warmup_steps=plan.warmup(settings), num_training_steps=plan.optimizer_steps
+    )
+    return own.lr_lambdas[0]
+
+
+def make_trainer(
+    model: Any,
+    settings: TrainingSettings,
+    run: TrainingRun,
+    prepared: Prepared,
+    folder: Path,
+    save_checkpoint: Any,
+    unfinished: resume.Unfinished | None,
+) -> Any:
+    import torch
+    import transformers
+    from transformers.trainer_callback import PrinterCallback
+
+    from .callbacks import MOST_ADDED_EPOCHS, Checkpoints, Evaluation, Guard, Progress, Steering, Stops, steered
+
+    plan = prepared.plan
+    device = model.device.type
+    arguments = training_arguments(
+        output_dir=str(folder),
+        # More than there are: Stops ends the run, since epochs can be added. In steps, because transformers before 4.51 leaves the last,
+        # smaller optimizer step of each epoch out of its count.
+        max_steps=plan.optimizer_steps + MOST_ADDED_EPOCHS * plan.optimizer_steps_per_epoch,
+        per_device_train_batch_size=settings.micro_batch_size,
+        gradient_accumulation_steps=plan.accumulation,
+        learning_rate=settings.rate,
+        lr_scheduler_type="constant",  # ours is made in create_scheduler
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        optim=settings.optimizer,
+        neftune_noise_alpha=settings.neft_noise_alpha or None,
+        gradient_checkpointing=settings.use_grad_checkpoint,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if settings.use_grad_checkpoint else None,
+        bf16=device == "cuda" and model.dtype == torch.bfloat16,
+        fp16=device == "cuda" and model.dtype == torch.float16,
+        use_cpu=device == "cpu",
+        group_by_length=False,  # Order does it
+        seed=settings.seed,
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # it would hide what the run must stop for
+        save_strategy="no",  # checkpoints are ours: whole or absent
+        report_to=settings.report_to or "none",
+        run_name=settings.lora_name,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=device == "cuda",
+    )
+    collator = Collator(prepared.pad_id, multiple=8 if device == "cuda" else 1)
+    base = _schedule(settings, plan)
+
+    def multiplier(step: int) -> float:
+        return steered(step, base, plan.optimizer_steps, plan.optimizer_steps_per_epoch, run.steering)
+
+    class OurTrainer(transformers.Trainer):
+        """The library's Trainer with an order of the data and a schedule that are functions of the step, and with a way to go on.
+
+        To go on from a checkpoint, the trainer passes over the steps that were done: each gives back its loss as it was logged, with
+        nothing computed. After the last of them the checkpoint is put back. (The library's own `resume_from_checkpoint` is exact only
+        in some of the versions that the hosts bring: before 4.54 it loses the last optimizer step of an epoch with accumulation.)
+        """
+
+        passing = unfinished
+        step_losses: list[Any] = []
+        random_numbers: dict[str, Any] = {}
+
+        def get_train_dataloader(self) -> Any:
+            self.order = Order(
+                prepared.blocks.lengths, settings.seed, self.args.train_batch_size * plan.accumulation if settings.group_by_length else 0
+            )
+            return self.accelerator.prepare(
+                torch.utils.data.DataLoader(
+                    self.train_dataset,
+                    batch_size=self.args.train_batch_size,
+                    sampler=self.order,
+                    collate_fn=collator,
+                    pin_memory=self.args.dataloader_pin_memory,
+                )
+            )
+
+        def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+            if self.lr_scheduler is None:
+                self.lr_scheduler = self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer if optimizer is None else optimizer, multiplier)
+            return self.lr_scheduler
+
+        def training_step(self, model: Any, inputs: Any, *rest: Any, **named: Any) -> Any:
+            if self.at != self.state.global_step:
+                self.at, self.step_losses = self.state.global_step, []
+            loss = super().training_step(model, inputs, *rest, **named) if self.passing is None else self._passed()
+            self.step_losses.append(loss)
+            return loss
+
+        at = -1
+
+        def _passed(self) -> Any:
+            if run.stop_requested:
+                raise Stopped
+            first = next(parameter for parameter in self.model.parameters() if parameter.requires_grad)
+            first.grad = torch.zeros_like(first)  # the scaler of half precision wants to see a gradient
+            logged = self.passing.losses
+            known = not self.step_losses and self.at < len(logged)
+            return torch.tensor(logged[self.at] if known else 0.0, device=self.args.device)
+
+        def floating_point_ops(self, inputs: Any) -> int:
+            return 0  # nobody asks for the sum, and counting the parameters of a large model takes milliseconds
+
+        def log(self, logs: dict[str, float], *rest: Any, **named: Any) -> None:
+            if self.passing is None:
+                if "loss" in logs:
+                    self.random_numbers = resume.random_state()
+                super().log(logs, *rest, **named)
+            elif self.state.global_step == self.passing.optimizer_step:
+                self.go_on()
+
+        def go_on(self) -> None:
+            old, self.passing = self.passing, None
+            try:
+                resume.put_back(self, old)
+            except Exception as error:  # a broken file raises whatever its reader likes
+                raise RunFailed(
+                    f"Failed: {old.folder.name} cannot be gone on from ({first_line(error)}). Nothing was changed. Remove that folder, choose another "
+                    "Name, or tick Override Existing Files to start afresh."
+                ) from error
+            self.random_numbers = resume.random_state()
+            checkpoints.by_loss.saved_at, checkpoints.by_loss.below = old.counters["loss_saved_at"], old.counters["loss_below"]
+            if evaluation is not None:
+                evaluation.measured_at = old.counters["measured_at"]
+            run.update(step=old.step, epoch=self.state.epoch, **old.progress)
+            run.update(resumed_at=old.step, total_steps=plan.steps_at(steering.end()))
+            run.record("resume", checkpoint=old.folder.name, optimizer_step=old.optimizer_step)
+            self.begin()
+            steering.look(self.state)
+            if evaluation is not None:
+                evaluation.look(self.state)
+            stops.look(self.state, self.control)
+
+        def begin(self) -> None:
+            """From here on the steps count."""
+            run.update(status=TRAINING, message="Training", training_since=time.time())
+            for callback in (Guard(run, lambda: self.accelerator.optimizer_step_was_skipped), progress, steering, evaluation, checkpoints, stops):
+                if callback is not None:
+                    self.add_callback(callback)
+
+        def set_rate(self) -> None:
+            """Let the next step use the schedule as it is after a command."""
+            state = self.schedule.state_dict()
+            rates = [rate * multiplier(state["last_epoch"]) for rate in self.schedule.base_lrs]
+            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+            self.schedule.load_state_dict({**state, "_last_lr": rates})
+
+        def end(self) -> int:
+            return steering.end()
+
+        def counters(self) -> dict[str, Any]:
+            return {
+                "loss_saved_at": checkpoints.by_loss.saved_at,
+                "loss_below": checkpoints.by_loss.below,
+                "measured_at": evaluation.measured_at if evaluation is not None else 0,
+            }
+
+    trainer = OurTrainer(model=model, args=arguments, train_dataset=prepared.train, data_collator=collator)
+    trainer.remove_callback(PrinterCallback)
+    progress, steering = Progress(run, plan), Steering(run, plan, trainer.set_rate)
+    checkpoints, stops = Checkpoints(run, plan, settings, save_checkpoint), Stops(run, plan, steering.end)
+    evaluation = None
+    if prepared.eval is not None:
+        every = plan.to_optimizer_steps(settings.evaluation[1])
+
+        def evaluate() -> float:
+            return evaluation_loss(trainer, prepared.eval, collator, settings.micro_batch_size, run)
+
+        evaluation = Evaluation(run, every, evaluate, trainer.log)
+    if unfinished is None:
+        trainer.begin()
+    else:
+        run.update(message=f"Going on from step {unfinished.step}")
+    return trainer
+
+
+def evaluation_loss(trainer: Any, dataset: Any, collator: Collator, batch_size: int, run: TrainingRun) -> float:
+    """Mean loss of a trained token of `dataset`: every token weighs the same, in whatever batch it stands.
+
+    Raises:
+        Stopped: the user interrupted.
+    """
+    import torch
+
+    model = trainer.model
+    total, tokens = 0.0, 0
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), trainer.compute_loss_context_manager():
+            for first in range(0, len(dataset), batch_size):
+                if run.stop_requested:
+                    raise Stopped
+                batch = collator([dataset[row] for row in range(first, min(first + batch_size, len(dataset)))])
+                batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+                counted = int((batch["labels"][:, 1:] != -100).sum())
+                total += float(model(**batch).loss) * counted
+                tokens += counted
+    finally:
+        model.train(was_training)
+    return total / tokens
