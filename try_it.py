@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,10 +57,7 @@ def answers(
         raise CannotAnswer("Prompt is empty; type what the model should answer.")
     folder = adapter_folder(host, adapter)
     text, is_chat = prompt_text(host, prompt, folder, style)
-    ids = tokens_of(host.tokenizer, [text])[0]
-    if not is_chat:
-        ids = with_bos_eos(ids, bos_eos(host.tokenizer, TrainingSettings())[0], [])
-
+    ids = prompt_ids(host.tokenizer, text, is_chat)
     options = {"max_new_tokens": int(max_new_tokens), "temperature": float(temperature), "seed": int(seed)}
     with host.using_model(), random_state_kept():
         if host.dirty:
@@ -70,10 +68,10 @@ def answers(
 def _both(host: Host, text: str, ids: list[int], folder: Path | None, options: dict[str, Any]) -> Answers:
     with untouched(host.model):
         host.model.eval()
-        base = _generate(host.model, host.tokenizer, ids, **options)
+        base = generate(host.model, host.tokenizer, ids, **options)
         if folder is None:
             return Answers(text, base, "")
-        return Answers(text, base, _generate(with_adapter(host.model, folder), host.tokenizer, ids, **options))
+        return Answers(text, base, generate(with_adapter(host.model, folder), host.tokenizer, ids, **options))
 
 
 def adapter_folder(host: Host, adapter: str | None) -> Path | None:
@@ -101,7 +99,16 @@ def with_adapter(model: Any, folder: Path) -> Any:
         raise CannotAnswer(f"LoRA: “{folder.name}” does not fit the loaded model: {first}") from error
 
 
-def _generate(model: Any, tokenizer: Any, ids: list[int], *, max_new_tokens: int, temperature: float, seed: int) -> str:
+def prompt_ids(tokenizer: Any, text: str, is_chat: bool) -> list[int]:
+    """The tokens of what `prompt_text` gave; a chat's template brings its own BOS."""
+    ids = tokens_of(tokenizer, [text])[0]
+    return ids if is_chat else with_bos_eos(ids, bos_eos(tokenizer, TrainingSettings())[0], [])
+
+
+def generate(
+    model: Any, tokenizer: Any, ids: list[int], *, max_new_tokens: int, temperature: float, seed: int, stop: Callable[[], bool] = lambda: False
+) -> str:
+    """What the model says after these tokens; `stop` is asked after each new one, and True ends the answer there."""
     import torch
     import transformers
 
@@ -115,20 +122,25 @@ def _generate(model: Any, tokenizer: Any, ids: list[int], *, max_new_tokens: int
             max_new_tokens=max_new_tokens,
             pad_token_id=choose_pad_id(tokenizer),
             use_cache=True,
+            stopping_criteria=[lambda ids, scores, **_: torch.full((len(ids),), stop(), dtype=torch.bool, device=ids.device)],
             **sampling,
         )
     return tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True).strip()
 
 
-def prompt_text(host: Host, prompt: str, folder: Path | None, style: str) -> tuple[str, bool]:
+def prompt_text(host: Host, prompt: str, folder: Path | None, style: str, formatting: Any = None) -> tuple[str, bool]:
     """The text that the model gets, and whether it is a chat (whose template brings its own BOS).
+
+    Args:
+        folder: the adapter's, for `AS_TRAINED`; None where there is none, or where its `formatting` is given.
+        formatting: what training_prompt.json will hold, of an adapter that is still being trained.
 
     Raises:
         CannotAnswer: there is no chat template, or the format has no entry that can hold a prompt.
     """
     entries = template = None
     if style == AS_TRAINED:
-        style, entries, template = _style_of(folder)
+        style, entries, template = _style_of(_formatting_of(folder) if formatting is None else formatting)
     if style == AS_TEXT:
         return prompt, False
     if style == AS_CHAT:
@@ -153,15 +165,21 @@ def _fill(entries: dict[str, str], prompt: str, style: str) -> str:
     raise CannotAnswer(f"Prompt as: “{style}” has no entry with one question and one answer, such as “instruction,output”; choose Plain text.")
 
 
-def _style_of(folder: Path | None) -> tuple[str, dict[str, str] | None, str | None]:
-    """How the adapter's own data was written (style, format, chat template), from the files that its run left."""
+def _formatting_of(folder: Path | None) -> Any:
+    """What the adapter's run left in training_prompt.json; None where it left nothing."""
     if folder is None:
-        return AS_CHAT, None, None
+        return None
     if folder.name.startswith("checkpoint-"):
         folder = folder.parent
     try:
-        formatting = json.loads((folder / "training_prompt.json").read_text(encoding="utf-8"))
+        return json.loads((folder / "training_prompt.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
+        return None
+
+
+def _style_of(formatting: Any) -> tuple[str, dict[str, str] | None, str | None]:
+    """How the adapter's own data was written: style, format, chat template."""
+    if formatting is None:
         return AS_CHAT, None, None
     if not isinstance(formatting, dict):
         return AS_TEXT, None, None
