@@ -13,15 +13,18 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from itertools import accumulate, islice, pairwise, repeat
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from typing import Any
+
+import numpy
 
 from .seams import Seams
 from .sentences import sentence_spans
 
 STRETCH = 1_000_000  # characters of neighbouring units that are worked on together
 BATCH = 250_000  # characters that are tokenized at once
+PIECE = 2_000  # characters of one text among them: of very short and of very long ones the tokenizer takes longer
 WINDOW = 100_000  # characters in which sentences are looked for at once
 LONGEST_TOKEN = 12  # characters a token has at most on average: a sentence longer than so many a token is surely longer than a block
 MARGIN = 16  # tokens by which a sentence may grow when it stands at the beginning of a block
@@ -253,36 +256,67 @@ class _Ends:
         return len(with_bos_eos(ids, *self.of(last))) <= self.cutoff
 
 
-@dataclass(slots=True)  # not frozen, which would make each take twice as long
-class _Sentence:
-    """`text[start:end]`, whose tokens are those from `cut` on; `crossed` where a token crosses that place."""
+@dataclass(slots=True)
+class _Batch:
+    """Neighbouring sentences, `text[starts[n]:ends[n]]` each, in units that end at `unit_ends[n]`; `firsts` are those that begin a unit.
 
-    start: int
-    end: int
-    cut: int
-    unit_end: int
-    first: bool = False  # of its unit
-    crossed: bool = False
+    `pieces` are the runs of them that are tokenized at once, from one seam to another, and whether a unit begins there.
+    """
+
+    starts: list[int] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+    unit_ends: list[int] = field(default_factory=list)
+    firsts: list[int] = field(default_factory=list)
+    pieces: list[tuple[int, int, bool]] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        return self.pieces[-1][1] - self.pieces[0][0] if self.pieces else 0
+
+
+@dataclass(slots=True)
+class _Placed:
+    """Where the sentences of a batch stand among its tokens, an array of each; see `_Stretch`."""
+
+    cuts: Any
+    places: Any
+    stops: Any
+    tails: Any
+    crossed: Any
+
+    @classmethod
+    def at(cls, batch: _Batch, begins: Any, numbers: Any) -> _Placed:
+        """By the characters at which tokens begin and which those are; the last is the end of the text, and how many there are."""
+        starts, ends = numpy.array(batch.starts), numpy.array(batch.ends)
+        before = numpy.concatenate([[batch.pieces[0][0]], ends[:-1]])
+        last = numpy.searchsorted(begins, starts, "right") - 1
+        last[batch.firsts] = numpy.searchsorted(begins, starts[batch.firsts])  # with the space that SentencePiece puts there as a token
+        crossed = begins[last] < before
+        last += crossed
+        behind = numpy.searchsorted(begins, ends)
+        return cls(begins[last], numbers[last], begins[behind], numbers[behind], crossed.astype("int64"))
 
 
 class _Stretch:
     """The sentences of neighbouring units with their tokens.
 
-    Sentence n is `text[starts[n]:ends[n]]`. What stands from `cuts[n]` to `cuts[n + 1]`, the sentence with white space around it, has the
-    tokens from `places[n]` to `places[n + 1]`; `crossed` counts the cuts so far that a token would cross, `special` the sentences so far
-    that hold a special token. `units` holds the first sentence of each unit and the one behind its last.
+    Sentence n is `text[starts[n]:ends[n]]`. Token `places[n]` is the last that begins at its start or in the white space before it, at
+    character `cuts[n]`, and token `tails[n]` the first that begins at its end or behind it, at character `stops[n]`. `crossed` counts the
+    gaps so far in which none begins, `special` the sentences so far that hold a special token. `units` holds the first sentence of each unit
+    and the one behind its last.
     """
 
     def __init__(self, text: str, spans: list[tuple[int, int]], seams: Seams, limits: _Ends):
         self.text, self.seams, self.limits = text, seams, limits
-        self.starts, self.ends, self.cuts = array("q"), array("q"), array("q")
-        self.places, self.crossed, self.tokens = array("q", [0]), array("q", [0]), array("i")
-        self.special = array("q", [0])
+        self.starts, self.ends, self.tokens = array("q"), array("q"), array("i")
+        self.cuts, self.places, self.stops, self.tails = array("q"), array("q"), array("q"), array("q")
+        self.crossed, self.special = array("q", [0]), array("q", [0])
         self._specials = seams.special if seams.special and seams.special.search(text, spans[0][0], spans[-1][1]) else None
         self.unit_firsts: list[int] = []
         self._last: tuple[tuple[int, int], Any] = ((-1, -1), None)
         self._tokenize_all(spans)
-        self.cuts.append(spans[-1][1])
+        self.places.append(len(self.tokens))
+        self.crossed.append(self.crossed[-1])
         self.units = list(pairwise([*self.unit_firsts, len(self.starts)]))
 
     # Reading
@@ -290,85 +324,121 @@ class _Stretch:
     def _tokenize_all(self, spans: list[tuple[int, int]]) -> None:
         """Find the sentences and tokenize them, about `BATCH` characters at a time; the next are looked for while the last are tokenized."""
         with ThreadPoolExecutor(1) as pool:
-            before: tuple[list[_Sentence], int, Any] | None = None
-            for found, end in self._batches(spans):
-                after = found, end, pool.submit(self._ids, found, end)
+            before: tuple[_Batch, Any] | None = None
+            for batch in self._batches(spans):
+                after = batch, pool.submit(self._ids, batch.pieces) if self._can_tell(batch) else None
                 if before:
                     self._add(*before)
                 before = after
             self._add(*before)
 
-    def _batches(self, spans: list[tuple[int, int]]) -> Iterator[tuple[list[_Sentence], int]]:
-        """Sentences one after the other, and up to where the text of the last one goes."""
-        text, places = self.text, self.seams.places  # this runs once a sentence: what is known already is looked up on the spot
+    def _can_tell(self, batch: _Batch) -> bool:
+        """Whether the tokens of whole pieces tell where they stand: behind a special token, a tokenizer may begin anew."""
+        if self.seams.lengths is None:
+            return False
+        return self._specials is None or self._specials.search(self.text, batch.pieces[0][0], batch.pieces[-1][1]) is None
+
+    def _batches(self, spans: list[tuple[int, int]]) -> Iterator[_Batch]:
+        text, cut = self.text, self.seams.cut
         longest = LONGEST_TOKEN * self.limits.cutoff
-        waiting: list[_Sentence] = []
-        size = 0
+        batch = _Batch()
         for start, end in spans:
-            before: int | None = None  # where the sentence before ended
+            if batch.size >= BATCH:
+                yield batch
+                batch = _Batch()
+            batch.firsts.append(len(batch.starts))
+            piece, is_first, before = start, True, start
             for begin, stop in sentences(text, start, end):
-                if stop - begin > longest:
-                    for piece in self._pieces(begin, stop, end):
-                        waiting.append(self._seamed(*piece, before, end))
-                        before = piece[1]
-                elif before is not None and (place := places.get((text[before - 1], text[before:begin], text[begin]))) is not None:
-                    waiting.append(_Sentence(begin, stop, before + place, end))
-                else:
-                    waiting.append(self._seamed(begin, stop, before, end))
+                if begin - piece >= PIECE and (place := cut(text[before - 1], text[before:begin], text[begin])) is not None:
+                    batch.pieces.append((piece, before + place, is_first))
+                    piece, is_first = before + place, False
+                    if batch.size >= BATCH:
+                        yield batch
+                        batch = _Batch()
+                parts = self._pieces(begin, stop, end) if stop - begin > longest else [(begin, stop)]
+                for begin, stop in parts:
+                    batch.starts.append(begin)
+                    batch.ends.append(stop)
+                    batch.unit_ends.append(end)
                 before = stop
-                size += stop - begin
-                if size >= BATCH and len(waiting) > 1:
-                    yield waiting[:-1], waiting[-1].cut  # up to where the last one's text goes shows when the next is there
-                    waiting, size = waiting[-1:], 0
-        yield waiting, spans[-1][1]
+            batch.pieces.append((piece, end, is_first))
+        yield batch
 
-    def _seamed(self, start: int, end: int, before: int | None, unit_end: int) -> _Sentence:
-        if before is None:
-            return _Sentence(start, end, start, unit_end, first=True)
-        place = self.seams.cut(self.text[before - 1], self.text[before:start], self.text[start])
-        return _Sentence(start, end, before + (place or 0), unit_end, crossed=place is None)
+    def _ids(self, pieces: list[tuple[int, int, bool]]) -> list[list[int]]:
+        return self.seams.in_context([self.text[start:end] for start, end, _ in pieces], [is_first for *_, is_first in pieces])
 
-    def _ids(self, found: list[_Sentence], end: int) -> list[list[int]]:
-        """The tokens of each sentence; the text of the last one goes up to `end`."""
-        stops = [before.end if after.first else after.cut for before, after in pairwise(found)]
-        text = self.text
-        pieces = [text[sentence.cut : stop] for sentence, stop in zip(found, [*stops, end], strict=True)]
-        return self.seams.in_context(pieces, [sentence.first for sentence in found])
-
-    def _add(self, found: list[_Sentence], end: int, tokenized: Any) -> None:
+    def _add(self, batch: _Batch, tokenized: Any) -> None:
         """Add sentences with their tokens. What turns out longer than a block is parted."""
-        ids = tokenized.result()
-        room = self.limits.cutoff - len(self.limits.bos) - len(self.limits.eos) - MARGIN
-        if max(map(len, ids)) > room:
-            found, ids = self._all_parted(found, ids, end, room)
-        self.unit_firsts += [number for number, sentence in enumerate(found, len(self.starts)) if sentence.first]
-        self.starts.extend([sentence.start for sentence in found])
-        self.ends.extend([sentence.end for sentence in found])
-        self.cuts.extend([sentence.cut for sentence in found])
+        ids = tokenized.result() if tokenized else []
+        begins = self.seams.token_begins(self.text, batch.pieces, ids) if tokenized else None
+        if begins is None:
+            batch, placed, ids = self._one_by_one(batch)
+        else:
+            placed = _Placed.at(batch, *begins)
+            counts = numpy.diff(placed.places, append=begins[1][-1])
+            if counts.max() > self.room - MARGIN:
+                batch = self._parted(batch, counts)
+                placed = _Placed.at(batch, *begins)
+        so_far = len(self.tokens)
         for one in ids:
             self.tokens.extend(one)
-        self.places.extend(list(accumulate(map(len, ids), initial=self.places[-1]))[1:])
-        self.crossed.extend(list(accumulate((sentence.crossed for sentence in found), initial=self.crossed[-1]))[1:])
-        special = repeat(False)
+        self.unit_firsts += [len(self.starts) + number for number in batch.firsts]
+        self.starts.extend(batch.starts)
+        self.ends.extend(batch.ends)
+        self.cuts.frombytes(placed.cuts.tobytes())
+        self.stops.frombytes(placed.stops.tobytes())
+        self.places.frombytes((placed.places + so_far).tobytes())
+        self.tails.frombytes((placed.tails + so_far).tobytes())
+        self.crossed.frombytes((numpy.cumsum(placed.crossed) + self.crossed[-1]).tobytes())
+        special = numpy.zeros(len(batch.starts), "int64")
         if self._specials is not None:
-            special = (self._specials.search(self.text, sentence.start, sentence.end) is not None for sentence in found)
-        self.special.extend(list(accumulate(islice(special, len(found)), initial=self.special[-1]))[1:])
+            special[:] = [self._specials.search(self.text, *sentence) is not None for sentence in zip(batch.starts, batch.ends, strict=True)]
+        self.special.frombytes((numpy.cumsum(special) + self.special[-1]).tobytes())
 
-    def _all_parted(self, found: list[_Sentence], ids: list[list[int]], end: int, room: int) -> tuple[list[_Sentence], list[list[int]]]:
-        """The sentences with those of more than `room` tokens parted where they do not fit, and the tokens of all."""
-        stops = [*(before.end if after.first else after.cut for before, after in pairwise(found)), end]
-        all_found: list[_Sentence] = []
-        all_ids: list[list[int]] = []
-        for sentence, stop, known in zip(found, stops, ids, strict=True):
-            parts = self._parted(sentence) if len(known) > room else [sentence]
-            all_found += parts
-            all_ids += [known] if len(parts) == 1 else self._ids(parts, stop)
-        return all_found, all_ids
+    @property
+    def room(self) -> int:
+        """Tokens of text that a block inside a unit has."""
+        return self.limits.cutoff - len(self.limits.bos) - len(self.limits.of(False)[1])
 
-    def _parted(self, sentence: _Sentence) -> list[_Sentence]:
-        pieces = self._pieces(sentence.start, sentence.end, sentence.unit_end)
-        head = replace(sentence, end=pieces[0][1])
-        return [head, *(self._seamed(*piece, before[1], sentence.unit_end) for before, piece in pairwise(pieces))]
+    def _parted(self, batch: _Batch, counts: Any) -> _Batch:
+        """The batch with its sentences of too many tokens parted where they do not fit."""
+        parted = _Batch(pieces=batch.pieces)
+        firsts = set(batch.firsts)
+        most = self.room - MARGIN
+        for number, (start, end, unit_end, count) in enumerate(zip(batch.starts, batch.ends, batch.unit_ends, counts.tolist(), strict=True)):
+            if number in firsts:
+                parted.firsts.append(len(parted.starts))
+            for begin, stop in self._pieces(start, end, unit_end) if count > most else [(start, end)]:
+                parted.starts.append(begin)
+                parted.ends.append(stop)
+                parted.unit_ends.append(unit_end)
+        return parted
+
+    def _one_by_one(self, batch: _Batch) -> tuple[_Batch, _Placed, list[list[int]]]:
+        """The same of a batch whose tokens do not tell where they stand: its sentences are tokenized each for itself."""
+        ids = self._ids(self._sentences(batch)[0])
+        counts = numpy.array([len(one) for one in ids])
+        if counts.max() > self.room - MARGIN:
+            batch = self._parted(batch, counts)
+            ids = self._ids(self._sentences(batch)[0])
+        pieces, crossed = self._sentences(batch)
+        places = numpy.array([0, *accumulate(map(len, ids))])
+        bounds = numpy.array([(start, end) for start, end, _ in pieces])
+        return batch, _Placed(bounds[:, 0], places[:-1], bounds[:, 1], places[1:], numpy.array(crossed, "int64")), ids
+
+    def _sentences(self, batch: _Batch) -> tuple[list[tuple[int, int, bool]], list[bool]]:
+        """Each sentence of a batch with the white space that goes with it, and whether a token may cross its beginning."""
+        text, firsts = self.text, set(batch.firsts)
+        cuts, crossed = [], []
+        for number, start in enumerate(batch.starts):
+            before = batch.ends[number - 1] if number else batch.pieces[0][0]
+            place: int | None = 0
+            if number not in firsts and number:
+                place = self.seams.cut(text[before - 1], text[before:start], text[start])
+            cuts.append(start if number in firsts else before + (place or 0))
+            crossed.append(place is None)
+        stops = [batch.unit_ends[number] if number + 1 in firsts else cut for number, cut in enumerate([*cuts[1:], batch.pieces[-1][1]])]
+        return [(cut, stop, number in firsts) for number, (cut, stop) in enumerate(zip(cuts, stops, strict=True))], crossed
 
     def _pieces(self, start: int, end: int, unit_end: int) -> list[tuple[int, int]]:
         """A sentence parted where a block is full, at word boundaries where there are any; whole where it fits."""
@@ -387,8 +457,7 @@ class _Stretch:
     def _reach(self, start: int, end: int) -> int | None:
         """The character up to which the text from `start` fills a block; None where it does not, or where the tokenizer cannot say."""
         size = LONGEST_TOKEN * self.limits.cutoff
-        room = self.limits.cutoff - len(self.limits.bos) - len(self.limits.of(False)[1])
-        reach = self.seams.reach(self.text[start : min(end, start + size)], room)
+        reach = self.seams.reach(self.text[start : min(end, start + size)], self.room)
         return None if reach is None else start + reach
 
     def _full(self, start: int, end: int, unit_end: int) -> int:
@@ -440,8 +509,7 @@ class _Stretch:
 
     def _fill(self, first: int, unit: tuple[int, int]) -> int:
         """The sentence behind the last one that still fits into a block beginning with sentence `first`; at least first + 1."""
-        room = self.limits.cutoff - len(self.limits.bos) - len(self.limits.of(False)[1])
-        limit = self.places[first] + room
+        limit = self.places[first] + self.room
         after = max(first + 1, bisect_right(self.places, limit, first + 1, unit[1] + 1) - 1)
         while after > first + 1 and not self._fits(first, after, unit):
             after -= 1
@@ -487,38 +555,41 @@ class _Stretch:
         return self._last[1]
 
     def _compose(self, first: int, after: int, unit: tuple[int, int]) -> _Composed:
-        begin, stop = self.places[first], self.places[after]
-        if self.seams.trusted and self.crossed[after] == self.crossed[first + 1] and self.special[after] == self.special[first]:
-            head, head_count, head_end = self._head(first, unit)
-            tail, tail_count, tail_start = self._tail(after - 1, unit[1])
+        if self.seams.trusted and self.crossed[after + 1] == self.crossed[first] and self.special[after] == self.special[first]:
+            head, begin, head_end = self._head(first, unit)
+            tail, stop, tail_start = self._tail(after - 1, unit[1])
             if after - first > 1 or head_end <= tail_start:
-                return (self.tokens, begin + head_count, stop - tail_count), head, tail
+                return (self.tokens, begin, stop), head, tail
         ids = array("i", self.seams.alone(self.text[self.starts[first] : self.ends[after - 1]]))
         return (ids, 0, len(ids)), (), ()
 
     def _head(self, n: int, unit: tuple[int, int]) -> tuple[Sequence[int], int, int]:
-        """What stands at the beginning of a block instead of how many tokens of sentence n, and up to which character."""
-        start, end = self.starts[n], self.ends[n]
+        """What stands at the beginning of a block before which token of sentence n, and the character up to which it goes."""
+        start, end, place = self.starts[n], self.ends[n], self.places[n]
         lead = self.text[self.cuts[n] : start]
         if n == unit[0] or not (lead or self.seams.anchor):
-            return (), 0, start
+            return (), place, start
         if (space := _SPACE.search(self.text, start, end)) is None or not self._seam_at(*space.span()):
-            stop = end if n == unit[1] - 1 else self.cuts[n + 1]
-            return self.seams.alone(self.text[start:stop]), self.places[n + 1] - self.places[n], end
-        return *self.seams.at_beginning(lead, self.text[start : space.start()]), space.start()
+            if n == unit[1] - 1:
+                return self.seams.alone(self.text[start:end]), self.places[n + 1], end
+            return self.seams.alone(self.text[start : self.stops[n]]), self.tails[n], self.stops[n]
+        ids, count = self.seams.at_beginning(lead, self.text[start : space.start()])
+        return ids, place + count, space.start()
 
     def _tail(self, n: int, unit_after: int) -> tuple[Sequence[int], int, int]:
-        """What stands at the end of a block instead of how many tokens of sentence n, and from which character on."""
+        """What stands at the end of a block from which token of sentence n on, and the character from which on it stands there."""
         start, end = self.starts[n], self.ends[n]
-        trail = self.text[end : self.cuts[n + 1]]
-        if n == unit_after - 1 or not trail:
-            return (), 0, end
+        if n == unit_after - 1:
+            return (), self.places[n + 1], end
+        trail = self.text[end : self.stops[n]]
+        if not trail:
+            return (), self.tails[n], end
         word = _word_end(self.text, start, end)
         gap = _SPACE.match(self.text, word, end) if word > start else None
         if gap is None or not self._seam_at(*gap.span()):
-            whole = self.seams.in_context([self.text[self.cuts[n] : end]], [False])[0]
-            return whole, self.places[n + 1] - self.places[n], start
-        return *self.seams.at_end(self.text[word:end], trail), word
+            return self.seams.in_context([self.text[self.cuts[n] : end]], [False])[0], self.places[n], start
+        ids, count = self.seams.at_end(self.text[word:end], trail)
+        return ids, self.tails[n] - count, word
 
     def _seam_at(self, before: int, after: int) -> bool:
         return self.seams.cut(self.text[before - 1], self.text[before:after], self.text[after]) == 0

@@ -2,6 +2,7 @@
 
     python benchmarks/prepare.py            2 and 20 MB of text, 100,000 rows: about five minutes
     python benchmarks/prepare.py --full     also 200 MB and a million rows
+    python benchmarks/prepare.py --speed    without the memory, which takes longer than all else
     python benchmarks/prepare.py --quick    sizes that show only that it runs
 
 Each figure is the median of three (one for the largest). The two ways take turns in the same process; memory is the peak above the
@@ -132,6 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--speed", action="store_true")
     parser.add_argument("--tokenizer", choices=["demo", "32k"], help="only this one")
     parser.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -147,11 +149,15 @@ def main() -> None:
             continue
         for size in sizes:
             plain, ours = text_speed(tokenizer, size, 1 if size > 50 * mb else 3)
-            used = f"slice_text {measured_memory('slice_text', size, name)}, prepare {measured_memory('text', size, name)}"
+            used = (
+                "not measured"
+                if options.speed
+                else f"slice_text {measured_memory('slice_text', size, name)}, prepare {measured_memory('text', size, name)}"
+            )
             print(f"| text, {size / mb:g} MB | {name} | {plain:.2f} MB/s | {ours:.2f} MB/s | {ours / plain:.2f} | {used} |", flush=True)
         for count in counts:
             plain, ours = row_speed(tokenizer, count, 1 if count > 500_000 else 3)
-            used = measured_memory("rows", count, name)
+            used = "not measured" if options.speed else measured_memory("rows", count, name)
             print(f"| {count:,} alpaca rows | {name} | {plain:,.0f} rows/s | {ours:,.0f} rows/s | {ours / plain:.2f} | {used} |", flush=True)
 
 

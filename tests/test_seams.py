@@ -27,6 +27,27 @@ def test_a_word_at_the_beginning_and_behind_another(kind, word, gap):
     assert len(whole) - len(tokenizer("x", add_special_tokens=False)["input_ids"]) == inside
 
 
+@settings(deadline=None)
+@given(st.sampled_from(sorted(TOKENIZERS)), st.text(alphabet="ab .\n🦊é你Ü", min_size=1, max_size=40).filter(str.strip))
+def test_tokens_tell_where_they_begin(kind, text):
+    """Read back from there, each is what the tokenizer says of itself: as many as one reads of a beginning up to there."""
+    tokenizer, text = TOKENIZERS[kind], text.strip()
+    seams = Seams(tokenizer)
+    ids = seams.alone(text)
+    begins, numbers = seams.token_begins("xx" + text, [(2, 2 + len(text), True)], [ids])
+    assert (begins[-1], numbers[-1]) == (2 + len(text), len(ids))
+    for begin, number in zip(begins - 2, numbers, strict=True):
+        assert tokenizer.decode(ids[:number], clean_up_tokenization_spaces=False) == text[:begin]
+
+
+def test_tokens_of_a_text_that_was_changed_do_not_tell():
+    seams = Seams(TOKENIZERS["bytes"])
+    assert seams.token_begins("The fox", [(0, 7, True)], [seams.alone("The foxes")]) is None
+    assert seams.token_begins("The fox", [(0, 7, True)], [seams.alone("The")]) is None
+    begins, numbers = seams.token_begins("The fox. Who?", [(0, 8, True), (8, 13, False)], [seams.alone("The fox."), seams.alone(" Who?")])
+    assert begins[0] == 0 and 8 in begins and begins[-1] == 13 and list(numbers) == list(range(len(begins)))
+
+
 def test_a_tokenizer_that_is_found_out_is_not_trusted_any_more():
     seams = Seams(TOKENIZERS["bytes"])
     ids = seams.alone("The fox")

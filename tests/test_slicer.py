@@ -163,11 +163,21 @@ class Plain:
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.sampled_from(sorted(TOKENIZERS)), st.lists(PIECES, max_size=25), st.integers(12, 60), st.booleans(), st.booleans())
-def test_the_rules_hold_for_any_text_and_tokenizer(kind, pieces, cutoff, sliding, eos_last):
+@given(
+    st.sampled_from(sorted(TOKENIZERS)),
+    st.lists(PIECES, max_size=25),
+    st.integers(12, 60),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([1, 15, 60]),
+)
+def test_the_rules_hold_for_any_text_and_tokenizer(kind, pieces, cutoff, sliding, eos_last, piece):
     tokenizer, source = TOKENIZERS[kind], "".join(pieces)
     text = fold_newlines(source)
-    blocks = slice_text(source, tokenizer, cutoff_len=cutoff, sliding_window=sliding, eos_on_hard_cut_only=eos_last)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(slicer, "PIECE", piece)
+        patched.setattr(Seams, "wants_check", lambda _: False)  # what is put together wrongly is not to be mended by the look at a sample
+        blocks = slice_text(source, tokenizer, cutoff_len=cutoff, sliding_window=sliding, eos_on_hard_cut_only=eos_last)
     plain = Plain(source, tokenizer, cutoff, eos_last)
     spans = units(text, "\\n\\n\\n")
     unit_of = {place: end for start, end in spans for place in range(start, end)}
@@ -216,6 +226,7 @@ def test_a_text_of_many_windows_is_sliced_as_one_of_one(monkeypatch):
     monkeypatch.setattr(slicer, "WINDOW", 60)
     monkeypatch.setattr(slicer, "STRETCH", 500)
     monkeypatch.setattr(slicer, "BATCH", 90)
+    monkeypatch.setattr(slicer, "PIECE", 40)
     assert [(block.start, block.end, block.overlapping) for block in slice_text(text, TOKENIZERS["bytes"], cutoff_len=64)] == spans
 
 
@@ -230,6 +241,18 @@ def test_a_tokenizer_that_joins_across_sentences_is_found_out():
     assert all(len(block.input_ids) <= 40 for block in blocks)
     exact = [block.input_ids[1:-1] == ids_of(tokenizer, block.text) for block in blocks]
     assert sum(exact) >= len(exact) - 8
+
+
+def test_a_tokenizer_that_changes_the_text_is_asked_sentence_by_sentence():
+    from tokenizers import normalizers
+
+    tokenizer = make_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    text = "The fox lives in a de\u0301n. The owl eats seeds!\n\n" * 40
+    blocks = slice_text(text, tokenizer, cutoff_len=40)
+    seams = Seams(tokenizer)
+    assert seams.token_begins(text, [(0, len(text), True)], [seams.alone(text)]) is None and len(blocks) > 20
+    assert all(len(block.input_ids) <= 40 and block.input_ids[1:-1] == ids_of(tokenizer, block.text) for block in blocks)
 
 
 def test_a_slow_tokenizer_gives_the_same_blocks():
