@@ -1,8 +1,8 @@
 """Learning-rate schedules as pure functions of the optimizer step, and one name → function table.
 
-The five FP_ schedules are those of the original Training PRO. The others are transformers' own
-(`transformers.optimization.get_scheduler`), which the trainer calls by name; their formulas stand here once more, so that a page
-can draw them at once (importing transformers takes seconds), and a test compares the two.
+The five FP_ schedules are those of the original Training PRO. The others have the names and the formulas of transformers' own
+(`transformers.optimization.get_scheduler`; a test compares the two). They stand here once more, so that a page can draw them at once
+(importing transformers takes seconds), and because its polynomial fails where a rate is below 1e-7 or the warmup is the whole run.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def lr_multiplier(name: str, step: int, *, total_steps: int, epoch_steps: int, w
 
 
 def multiplier(name: str, step: int, *, total_steps: int, epoch_steps: int, warmup_steps: int, learning_rate: float = 3e-4) -> float:
-    """`lr_multiplier` for every name in `SCHEDULERS`: what a run uses, ours or transformers' own.
+    """`lr_multiplier` for every name in `SCHEDULERS`: what a run uses.
 
     Args:
         learning_rate: the full rate. Only polynomial asks for it: it falls to 1e-7, not to 0.
@@ -155,7 +155,7 @@ def schedule_notices(name: str, *, total_steps: int, epoch_steps: int, warmup_st
         notices.append(f"Warmup ({warmup_steps} optimizer steps) is longer than the phase it belongs to in {name}; {used:g} are used.")
     if name == "FP_3epoch_raise_hold_fall" and epochs < 3:
         notices.append(f"FP_3epoch_raise_hold_fall is made for 3 epochs or more; with {epochs:g} it ends before its fall is whole.")
-    if name not in FP_SCHEDULERS and name != "constant" and warmup_steps >= total_steps > 0:
+    if used >= total_steps > 0:
         notices.append(
             f"Warmup ({warmup_steps} optimizer steps) is as long as the run ({total_steps}), so the learning rate never reaches "
             f"its full value. Lower Warmup Steps to about {max(1, total_steps // 10)}."

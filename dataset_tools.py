@@ -509,13 +509,23 @@ def _measure(blocks: Blocks, settings: TrainingSettings, plan: Plan, report: Rep
         report.notices.append("Train Only After is set but not used, since Train on Inputs is on; tick it off to learn only the answers.")
     if settings.dataset and not settings.train_on_inputs and not settings.train_only_after:
         report.notices.append("Train on Inputs is off but Train Only After is empty, so every token is learned; type what stands before the answers.")
-    report.notices += schedule_notices(
-        settings.lr_scheduler_type,
-        total_steps=plan.optimizer_steps,
-        epoch_steps=-(-plan.optimizer_steps // max(1, settings.epochs)) if settings.epochs >= 1 else plan.optimizer_steps,
-        warmup_steps=plan.warmup(settings),
-        epochs=settings.epochs,
-    )
+    report.notices += schedule_notices(settings.lr_scheduler_type, **plan.schedule_lengths(settings), epochs=settings.epochs)
+
+
+def _measure_packing(packing: Packing, settings: TrainingSettings, report: Report) -> None:
+    """What Packing makes of the blocks, and how much padding there is with and without it."""
+    import numpy
+
+    lengths = numpy.asarray(packing.lengths)
+    size = settings.micro_batch_size
+    order = numpy.argsort(lengths) if settings.group_by_length else numpy.random.default_rng(settings.seed).permutation(len(lengths))
+    rows = [sum(packing.lengths[block] for block in row) for row in packing.of(0)]
+    report.packed_rows = len(packing)
+    report.packed_steps_per_epoch = -(-len(packing) // size)
+    report.packed_padding = padding_share(rows, size, range(len(rows)))
+    report.padding = report.packed_padding if settings.packing else padding_share(lengths, size, order)
+    if settings.packing and settings.group_by_length:
+        report.notices.append("Group Samples by Length changes nothing with Packing: the rows are of like length already.")
 
 
 # Rows

@@ -36,7 +36,7 @@ def preview(settings: TrainingSettings, plan: Plan, beside: str | None = None) -
 
 def points_of(name: str, settings: TrainingSettings, plan: Plan) -> list[tuple[int, float]]:
     """(step, multiplier) of a schedule with these settings' warmup and lengths."""
-    found = curve(name, **_lengths(settings, plan), learning_rate=settings.rate)
+    found = curve(name, **plan.schedule_lengths(settings), learning_rate=settings.rate)
     return [(plan.steps_at(step), value) for step, value in found]
 
 
@@ -45,7 +45,7 @@ def schedule_of(settings: TrainingSettings, plan: Plan) -> dict[str, Any]:
 
     Saves that depend on the loss cannot be known before. The evaluation at the end is one of the evaluations.
     """
-    used = warmup_used(settings.lr_scheduler_type, **_lengths(settings, plan))
+    used = min(plan.optimizer_steps, warmup_used(settings.lr_scheduler_type, **plan.schedule_lengths(settings)))
     evaluated, every = settings.evaluation
     saves = _multiples(plan.to_optimizer_steps(settings.save_steps), plan)
     if settings.save_steps:
@@ -130,15 +130,6 @@ def _problem(settings: TrainingSettings, plan: Plan) -> str:
     if settings.lr_scheduler_type not in SCHEDULERS:
         return f"LR Scheduler is “{settings.lr_scheduler_type}”; choose one of the list."
     return "" if plan.total_steps > 0 else "The learning rate will be drawn here once data is chosen."
-
-
-def _lengths(settings: TrainingSettings, plan: Plan) -> dict[str, int]:
-    """As `train_utils` hands them to the trainer."""
-    return {
-        "total_steps": plan.optimizer_steps,
-        "epoch_steps": min(plan.optimizer_steps, plan.optimizer_steps_per_epoch),
-        "warmup_steps": plan.warmup(settings),
-    }
 
 
 def _multiples(every: int, plan: Plan) -> list[int]:

@@ -804,6 +804,19 @@ class Plan:
         epochs, rest = divmod(optimizer_step, max(1, self.optimizer_steps_per_epoch))
         return epochs * self.steps_per_epoch + min(rest * self.accumulation, self.steps_per_epoch)
 
+    @property
+    def first_epoch_optimizer_steps(self) -> int:
+        """The E of the schedules: the optimizer steps of the whole run, shared out over the epochs. Of half an epoch it is longer than the run."""
+        return math.ceil(round(self.optimizer_steps / self.epochs, 6)) if self.epochs > 0 else 0
+
+    def schedule_lengths(self, settings: TrainingSettings) -> dict[str, int]:
+        """The lengths that the functions of `custom_scheduler` ask for, in optimizer steps."""
+        return {
+            "total_steps": self.optimizer_steps,
+            "epoch_steps": self.first_epoch_optimizer_steps,
+            "warmup_steps": self.warmup(settings),
+        }
+
     def to_optimizer_steps(self, steps: int) -> int:
         return math.ceil(steps / self.accumulation)
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from . import resume
-from .custom_scheduler import FP_SCHEDULERS, lr_multiplier
+from .custom_scheduler import multiplier
 from .dataset_tools import Collator, Prepared
+from .packing import PackedCollator, PackedRows, Packing, noise_by_block
 from .settings import Plan, TrainingSettings
 from .training_run import TRAINING, RunFailed, Stopped, TrainingRun, first_line
 from .versions import training_arguments
@@ -21,22 +22,25 @@ class Order:
     A `torch.utils.data.Sampler`: each iteration is the next epoch.
     """
 
-    def __init__(self, lengths: Any, seed: int, group_by: int = 0):
+    def __init__(self, lengths: Any, seed: int, group_by: int = 0, packing: Packing | None = None):
         """
         Args:
             lengths: of the blocks, in tokens.
             group_by: blocks of like length stand together in groups of this many (transformers' `LengthGroupedSampler`); 0: not.
+            packing: blocks share rows; then the order is that of the rows, each a tuple of the numbers of its blocks.
         """
-        self.lengths, self.seed, self.group_by, self.epoch = list(lengths), seed, group_by, 0
+        self.lengths, self.seed, self.group_by, self.packing, self.epoch = list(lengths), seed, group_by, packing, 0
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self.packing or self.lengths)
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[Any]:
         epoch, self.epoch = self.epoch, self.epoch + 1
         return iter(self.of(epoch))
 
-    def of(self, epoch: int) -> list[int]:
+    def of(self, epoch: int) -> list[Any]:
+        if self.packing is not None:
+            return self.packing.of(epoch)
         import torch
         from transformers.trainer_pt_utils import LengthGroupedSampler
 
@@ -48,22 +52,8 @@ class Order:
 
 def _schedule(settings: TrainingSettings, plan: Plan) -> Callable[[float], float]:
     """The multiplier of the learning rate at an optimizer step, without the user's commands."""
-    if settings.lr_scheduler_type in FP_SCHEDULERS:
-        lengths = {
-            "total_steps": plan.optimizer_steps,
-            "epoch_steps": min(plan.optimizer_steps, plan.optimizer_steps_per_epoch),
-            "warmup_steps": plan.warmup(settings),
-        }
-        return lambda step: lr_multiplier(settings.lr_scheduler_type, step, **lengths)
-    import torch
-    import transformers
-
-    # transformers' own, taken out of a schedule for an optimizer of its own: they are functions of the step, and ours are laid around them
-    unused = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=settings.rate)
-    own = transformers.get_scheduler(
-        settings.lr_scheduler_type, unused, num_warmup_steps=plan.warmup(settings), num_training_steps=plan.optimizer_steps
-    )
-    return own.lr_lambdas[0]
+    lengths = plan.schedule_lengths(settings)
+    return lambda step: multiplier(settings.lr_scheduler_type, step, **lengths, learning_rate=settings.rate)
 
 
 def make_trainer(
@@ -74,7 +64,11 @@ def make_trainer(
     folder: Path,
     save_checkpoint: Any,
     unfinished: resume.Unfinished | None,
+    layout: str | None = None,
 ) -> Any:
+    """Args:
+    layout: how packed rows are given to the model; None where blocks have rows of their own.
+    """
     import torch
     import transformers
     from transformers.trainer_callback import PrinterCallback
@@ -95,7 +89,7 @@ def make_trainer(
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
         optim=settings.optimizer,
-        neftune_noise_alpha=settings.neft_noise_alpha or None,
+        neftune_noise_alpha=settings.neft_noise_alpha or None if layout is None else None,
         gradient_checkpointing=settings.use_grad_checkpoint,
         gradient_checkpointing_kwargs={"use_reentrant": False} if settings.use_grad_checkpoint else None,
         bf16=device == "cuda" and model.dtype == torch.bfloat16,
@@ -112,10 +106,17 @@ def make_trainer(
         remove_unused_columns=False,
         dataloader_pin_memory=device == "cuda",
     )
-    collator = Collator(prepared.pad_id, multiple=8 if device == "cuda" else 1)
+    multiple = 8 if device == "cuda" else 1
+    collator = row_collator = Collator(prepared.pad_id, multiple)
+    rows = prepared.train
+    if layout is not None:
+        row_collator, rows = PackedCollator(prepared.pad_id, layout, multiple, model.dtype), PackedRows(prepared.train, prepared.packing)
+        model.config.use_cache = False  # with a cache, transformers 4 does not look at where the positions begin again
+        if settings.neft_noise_alpha:
+            noise_by_block(model, settings.neft_noise_alpha)
     base = _schedule(settings, plan)
 
-    def multiplier(step: int) -> float:
+    def rate_at(step: int) -> float:
         return steered(step, base, plan.optimizer_steps, plan.optimizer_steps_per_epoch, run.steering)
 
     class OurTrainer(transformers.Trainer):
@@ -131,22 +132,21 @@ def make_trainer(
         random_numbers: dict[str, Any] = {}
 
         def get_train_dataloader(self) -> Any:
-            self.order = Order(
-                prepared.blocks.lengths, settings.seed, self.args.train_batch_size * plan.accumulation if settings.group_by_length else 0
-            )
+            group_by = self.args.train_batch_size * plan.accumulation if settings.group_by_length else 0
+            self.order = Order(prepared.blocks.lengths, settings.seed, group_by, prepared.packing)
             return self.accelerator.prepare(
                 torch.utils.data.DataLoader(
                     self.train_dataset,
                     batch_size=self.args.train_batch_size,
                     sampler=self.order,
-                    collate_fn=collator,
+                    collate_fn=row_collator,
                     pin_memory=self.args.dataloader_pin_memory,
                 )
             )
 
         def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
             if self.lr_scheduler is None:
-                self.lr_scheduler = self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer if optimizer is None else optimizer, multiplier)
+                self.lr_scheduler = self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer if optimizer is None else optimizer, rate_at)
             return self.lr_scheduler
 
         def training_step(self, model: Any, inputs: Any, *rest: Any, **named: Any) -> Any:
@@ -210,7 +210,7 @@ def make_trainer(
         def set_rate(self) -> None:
             """Let the next step use the schedule as it is after a command."""
             state = self.schedule.state_dict()
-            rates = [rate * multiplier(state["last_epoch"]) for rate in self.schedule.base_lrs]
+            rates = [rate * rate_at(state["last_epoch"]) for rate in self.schedule.base_lrs]
             for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
             self.schedule.load_state_dict({**state, "_last_lr": rates})
@@ -225,7 +225,7 @@ def make_trainer(
                 "measured_at": evaluation.measured_at if evaluation is not None else 0,
             }
 
-    trainer = OurTrainer(model=model, args=arguments, train_dataset=prepared.train, data_collator=collator)
+    trainer = OurTrainer(model=model, args=arguments, train_dataset=rows, data_collator=row_collator)
     trainer.remove_callback(PrinterCallback)
     progress, steering = Progress(run, plan), Steering(run, plan, trainer.set_rate)
     checkpoints, stops = Checkpoints(run, plan, settings, save_checkpoint), Stops(run, plan, steering.end)

@@ -211,3 +211,26 @@ def test_a_fraction_of_epochs_is_counted_without_the_errors_of_floats():
 def test_an_optimizer_that_is_no_name_is_said_and_not_raised(value):
     settings, problems, _ = TrainingSettings.from_saved({"optimizer": value, "lora_rank": 8})
     assert settings.lora_rank == 8 and (problems or settings.optimizer == "5" or value is None)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "epochs", "optimizer_steps", "first_epoch"),
+    [
+        (4, 1, 1, 1),  # a single step
+        (4, 3, 3, 1),
+        (40, 1, 10, 10),
+        (40, 2, 20, 10),
+        (40, 0.5, 5, 10),  # longer than the run
+        (40, 0.1, 1, 10),
+        (40, 0.7, 7, 10),  # no 11 from 7 / 0.7
+        (40, 2.5, 25, 10),
+        (40, 1.1, 11, 10),
+        (12, 2.5, 8, 4),  # 8 / 2.5 = 3.2
+        (0, 1, 0, 0),
+    ],
+)
+def test_the_first_epoch_of_a_schedule(blocks, epochs, optimizer_steps, first_epoch):
+    plan = Plan(blocks, micro_batch_size=4, accumulation=1, epochs=epochs)
+    assert (plan.optimizer_steps, plan.first_epoch_optimizer_steps) == (optimizer_steps, first_epoch)
+    chosen = TrainingSettings(warmup_steps=3)
+    assert plan.schedule_lengths(chosen) == {"total_steps": optimizer_steps, "epoch_steps": first_epoch, "warmup_steps": 3}

@@ -61,6 +61,16 @@ def test_the_files_of_a_finished_run(host, settings):
     assert "base_model: llama" in card and "40 blocks" in card and "| train_only_after | A: |" in card
 
 
+def test_schedules_that_transformers_fails_at(host, settings):
+    """Its polynomial refuses a rate below the 1e-7 that it ends at, and divides by zero where the warmup is the whole run."""
+    changes = {"lr_scheduler_type": "polynomial", "warmup_steps": 10}
+    for name, rate in (("high", "5e-3"), ("low", "1e-8")):
+        run = run_of(settings(lora_name=name, learning_rate=rate, **changes), host)
+        assert run.status == DONE, run.message
+        rates = [entry["learning_rate"] for entry in run.graph()]
+        assert rates == pytest.approx([float(rate) * step / 10 for step in range(10)], rel=1e-6)
+
+
 def test_the_same_seed_gives_the_same_adapter(host, settings):
     weights = [(run_of(settings(lora_name=name), host).adapter / "adapter_model.safetensors").read_bytes() for name in ("one", "two")]
     assert weights[0] == weights[1]
