@@ -87,6 +87,21 @@ def context_of(model: Any) -> int:
     return getattr(_text_config(model), "max_position_embeddings", None) or 2048
 
 
+def positions_of(model: Any) -> int | None:
+    """Tokens that a model with learned positions (GPT-2, OPT) can read at once; None where positions are computed.
+
+    A longer window would be an index out of range, after which a GPU cannot be used by this process any more.
+    """
+    context = getattr(_text_config(model), "max_position_embeddings", None)
+    if context is None:
+        return None
+    named = ("wpe", "embed_positions", "position_embeddings", "position_embedding")
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] in named and (getattr(module, "num_embeddings", None) or 0) >= context:
+            return context
+    return None
+
+
 def perplexity(
     model: Any,
     input_ids: Sequence[int],
@@ -111,7 +126,8 @@ def perplexity(
         interrupted: asked before each batch; once it says yes, the result is `partial`.
 
     Raises:
-        ValueError: fewer than two tokens, a stride that would leave tokens out, nothing to score, or a token that the model lacks.
+        ValueError: fewer than two tokens, a stride that would leave tokens out, a window longer than the model's learned positions,
+            nothing to score, or a token that the model lacks.
     """
     import torch
 
@@ -123,6 +139,8 @@ def perplexity(
         raise ValueError(f"max_length is {max_length}; it must be at least 2 tokens.")
     if not 1 <= stride <= max_length:
         raise ValueError(f"Stride is {stride}; it must be between 1 and max_length ({max_length}), or tokens would be left out.")
+    if (most := positions_of(model)) is not None and min(max_length, len(ids)) > most:
+        raise ValueError(f"max_length is {max_length}; this model has positions for {most} tokens and cannot read more at once.")
     wanted = ids if labels is None else torch.as_tensor(labels, dtype=torch.long).reshape(-1).cpu()
     if len(wanted) != len(ids):
         raise ValueError(f"There are {len(wanted)} labels for {len(ids)} tokens.")
@@ -210,7 +228,7 @@ def _measure(
         pieces = sorted(pieces, key=lambda piece: piece.length)
         padded = False
     total, nll, scored, place, partial = sum(piece.scored for piece in pieces), 0.0, 0, 0, False
-    with _evaluating(model):
+    with evaluating(model):
         scorer = _Scorer(model, load(pieces[0].key)[0])
         limits = _Limits(scorer, at_once or len(pieces), tokens_at_once, by_memory=not (at_once or tokens_at_once))
         while place < len(pieces):
@@ -300,7 +318,7 @@ def _text_config(model: Any) -> Any:
 
 
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
+def evaluating(model: Any) -> Iterator[None]:
     """Without gradients and dropout; then every module's mode is as it was, which need not be one mode for all."""
     import torch
 
@@ -314,7 +332,7 @@ def _evaluating(model: Any) -> Iterator[None]:
             module.training = training
 
 
-def _takes(model: Any, name: str) -> bool:
+def takes(model: Any, name: str) -> bool:
     """Whether the model's forward, or that of the model which a wrapper with **kwargs holds (PEFT, a compiler), names this argument."""
     for _ in range(8):
         names = inspect.signature(model.forward).parameters
@@ -341,8 +359,8 @@ class _Scorer:
         import torch
 
         self.model, self.device = model, torch.device(model.device)
-        self.fixed = {"use_cache": False} if _takes(model, "use_cache") else {}
-        self.keep = next((name for name in ("logits_to_keep", "num_logits_to_keep") if _takes(model, name)), None)
+        self.fixed = {"use_cache": False} if takes(model, "use_cache") else {}
+        self.keep = next((name for name in ("logits_to_keep", "num_logits_to_keep") if takes(model, name)), None)
         embeddings = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
         self.known = getattr(embeddings, "num_embeddings", None)
         self._check(sample)
