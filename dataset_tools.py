@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import random
 import re
@@ -17,6 +18,8 @@ from .chat_templates import TemplateError, assistant_spans, render, template_for
 from .custom_scheduler import schedule_notices
 from .encoding import Encoder
 from .hygiene import Hygiene
+from .kept import Kept, mark_of
+from .packing import Packing, padding_share
 from .paths import natural_key
 from .rows import ROWS_NAMED, DataError, Row, Rows, is_hub_name, open_rows, read_json, read_rows, read_text
 from .seams import Seams
@@ -56,6 +59,10 @@ class Report:
     steps_per_epoch: int = 0
     total_steps: int = 0
     accumulation: int = 1
+    padding: float = 0.0  # share of what is computed, as it is chosen
+    packed_rows: int = 0  # rows that the blocks share, or would share, with Packing; 0: not looked at
+    packed_padding: float = 0.0  # and the share then
+    packed_steps_per_epoch: int = 0
     warmup_suggested: int = 0
     save_suggested: int = 0
     cutoff_suggested: int = 0
@@ -74,7 +81,8 @@ class Prepared:
     loss is computed; the first token of a block is never predicted, so it is never trained). `formatting` is what the texts were made with,
     saved as training_prompt.json. `pad_id` fills up a batch. `blocks` are those of `train` with where they came from;
     `left_out` are the first that are not trained, by the reason (keys of LEFT_OUT); `text_files` are the files that text blocks were
-    cut from; `repeats` are the numbers of the rows that “Leave out repeats” leaves out.
+    cut from; `repeats` are the numbers of the rows that “Leave out repeats” leaves out. With `packing`, blocks share rows, and the steps of
+    `plan` are of rows.
     """
 
     train: Any
@@ -87,6 +95,24 @@ class Prepared:
     left_out: dict[str, Blocks]
     text_files: list[Path] = field(default_factory=list)
     repeats: set[int] = field(default_factory=set)
+    packing: Packing | None = None
+
+
+@dataclass
+class _Gathered:
+    """What the data alone decides, whatever the run does with it. `looked`: repeats were looked for."""
+
+    blocks: Blocks
+    evaluated: Blocks
+    report: Report
+    formatting: dict[str, Any]
+    left_out: dict[str, Blocks]
+    text_files: list[Path]
+    repeats: set[int]
+    looked: bool
+
+
+_kept = Kept()
 
 
 def prepare(settings: TrainingSettings, tokenizer: Any, host: Any, progress: Progress | None = None, *, look: bool = False) -> Prepared:
@@ -102,13 +128,32 @@ def prepare(settings: TrainingSettings, tokenizer: Any, host: Any, progress: Pro
     Raises:
         DataError: with every problem that was found.
     """
-    work = _Work(settings, tokenizer, host, progress or (lambda doing, share: None))
     try:
-        return work.prepared(look)
+        mark = mark_of(settings, tokenizer, host)
+        found = _kept.find(mark)
+        if found is None or look > found.looked:
+            found = _Work(settings, tokenizer, host, progress or (lambda doing, share: None)).gathered(look)
+            if mark is not None and mark == mark_of(settings, tokenizer, host):  # no file was changed meanwhile
+                _kept.keep(mark, found)
+        return _for_the_run(found, settings, tokenizer, host, look)
     except OSError as error:
         raise DataError(
             [f"The prepared data cannot be written into {host.scratch_dir}: {error.strerror or error}. Free some space, or make the folder writable."]
         ) from error
+
+
+def _for_the_run(found: _Gathered, settings: TrainingSettings, tokenizer: Any, host: Any, look: bool) -> Prepared:
+    """What was gathered, with the steps and the numbers that these settings make of it."""
+    blocks, report = found.blocks, copy.deepcopy(found.report)
+    packing = Packing(blocks.lengths, settings.cutoff_len, settings.seed) if settings.packing or look else None
+    plan = Plan.of(settings, len(packing) if settings.packing else len(blocks))
+    _measure(blocks, settings, plan, report, getattr(host, "context_length", None))
+    if packing is not None:
+        _measure_packing(packing, settings, report)
+    return Prepared(
+        blocks.dataset(), found.evaluated.dataset() if found.evaluated else None, report, plan, dict(found.formatting), choose_pad_id(tokenizer),
+        blocks, found.left_out, list(found.text_files), set(found.repeats), packing if settings.packing else None,
+    )  # fmt: skip
 
 
 class _Work:
@@ -123,7 +168,7 @@ class _Work:
         self.text_files: list[Path] = []
         self.repeats: set[int] = set()
 
-    def prepared(self, look: bool) -> Prepared:
+    def gathered(self, look: bool) -> _Gathered:
         settings, report = self.settings, self.report
         if (look or settings.leave_out_repeats) and (settings.dataset or settings.datasetJSONL):
             self._look_for_repeats()
@@ -139,13 +184,7 @@ class _Work:
                 raise DataError([f"{_evaluation_label(settings)}: no row of “{evaluation}” is left to measure; {_why_none(side, settings)}"])
         if not blocks:
             raise DataError([f"Nothing is left to train; {_why_none(report, settings)}"])
-
-        plan = Plan.of(settings, len(blocks))
-        _measure(blocks, settings, plan, report, getattr(self.host, "context_length", None))
-        return Prepared(
-            blocks.dataset(), evaluated.dataset() if evaluated else None, report, plan, self.formatting, choose_pad_id(self.tokenizer), blocks,
-            left_out, self.text_files, self.repeats,
-        )  # fmt: skip
+        return _Gathered(blocks, evaluated, report, self.formatting, left_out, self.text_files, self.repeats, look)
 
     # Which data
 

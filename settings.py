@@ -443,7 +443,12 @@ class TrainingSettings(BaseModel):
     )  # fmt: skip
 
     # Beyond the original: neutral by default, so that an old run trains as it did
-    packing: bool = option(False, "Packing", "Short blocks share a row, so that less is padding.", section="advanced", widget="checkbox", works=False)
+    packing: bool = option(
+        False,
+        "Packing",
+        "Short blocks share a row up to the cutoff, without seeing each other: next to no padding, and fewer, fuller steps. Verify shows the gain.",
+        section="advanced", widget="checkbox",
+    )  # fmt: skip
     auto_batch: bool = option(
         False,
         "Auto batch",
@@ -490,8 +495,10 @@ class TrainingSettings(BaseModel):
         section="stops", widget="number", low=0, high=1_000_000,
     )  # fmt: skip
     attention: str = option(
-        "auto", "Attention", "Which implementation of attention is used.",
-        section="advanced", widget="dropdown", choices=["auto", "sdpa", "flash_attention_2", "eager"], works=False,
+        "auto",
+        "Attention",
+        "How attention is computed during the run. auto leaves it as the model was loaded; flash_attention_2 needs the flash-attn package.",
+        section="advanced", widget="dropdown", choices=["auto", "sdpa", "flash_attention_2", "eager"],
     )  # fmt: skip
     instruction_template: str | None = option(
         None,

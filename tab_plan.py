@@ -17,7 +17,7 @@ from .versions import hidden_from_api
 
 # What the schedule depends on, besides the data.
 PLANNED = ("lr_scheduler_type", "learning_rate", "epochs", "micro_batch_size", "grad_accumulation", "warmup_steps", "warmup_ratio", "save_steps",
-           "eval_steps", "eval_stepsJSONL", "eval_dataset", "eval_datasetJSONL")  # fmt: skip
+           "eval_steps", "eval_stepsJSONL", "eval_dataset", "eval_datasetJSONL", "packing")  # fmt: skip
 
 
 class PlanTab:
@@ -102,7 +102,8 @@ class PlanTab:
         settings, found = self.tab.settings_of(values)
         if found:
             return views.problems(found, "Not drawn")
-        blocks = len(self.tab.verified[0].blocks)
+        verified = self.tab.verified[0]
+        blocks = verified.report.packed_rows if settings.packing else len(verified.blocks)
         beside = values[self.beside]
         return preview(settings, Plan.of(settings, blocks), beside if beside in SCHEDULERS else None)
 

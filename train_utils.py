@@ -13,8 +13,10 @@ from typing import Any
 
 from . import continued, needs, resume, training_run
 from .adapters import adapter_bytes, attach_lora, write_adapter
+from .attention import AUTO, attention, attention_problem
 from .dataset_tools import DataError, Prepared, prepare
 from .host import Host, ModelError, NotFree, model_facts
+from .packing import CannotPack, layout_of
 from .paths import name_problem, path_in, whole_folder
 from .saving import holds_a_run, room_for, save_all
 from .settings import OPTIONS, PROJECTIONS, Plan, SettingsError, TrainingSettings
@@ -53,7 +55,7 @@ def check(settings: TrainingSettings, host: Host) -> list[str]:
         problems.append(busy)
     has_model = host.model_problem() is None
     if has_model:
-        problems += _target_problems(settings, host.model)
+        problems += _target_problems(settings, host.model) + _attention_problems(settings, host)
     if name_problem(settings.lora_name) is None:
         problems += _folder_problems(settings, host)
         if has_model and settings.lora_rank > 0 and settings.training_projection in OPTIONS["training_projection"].offered():
@@ -81,6 +83,31 @@ def _target_problems(settings: TrainingSettings, model: Any) -> list[str]:
 
 
 def _folder_problems(settings: TrainingSettings, host: Host) -> list[str]:
+def _attention_problems(settings: TrainingSettings, host: Host) -> list[str]:
+    """What only the model itself can tell, asked of it where it is free; else the run asks again once it is."""
+    if not settings.packing and settings.attention == AUTO:
+        return []
+    try:
+        with host.using_model(give_up=lambda: True):
+            if problem := attention_problem(host.model, settings.attention):
+                return [problem]
+            with attention(host.model, settings.attention):
+                _layout(settings, host.model)
+    except RunFailed as error:
+        return [str(error)]
+    except NotFree:
+        pass
+    return []
+
+
+def _layout(settings: TrainingSettings, model: Any) -> str | None:
+    """How packed rows are given to the model; None without Packing."""
+    try:
+        return layout_of(model, settings.cutoff_len) if settings.packing else None
+    except CannotPack as error:
+        raise RunFailed(f"Packing cannot be used here: {error}. Untick it; Group Samples by Length saves most of the padding too.") from error
+
+
     try:
         folder = path_in(host.lora_dir, settings.lora_name)
     except ValueError as error:
@@ -243,7 +270,9 @@ def train(settings: TrainingSettings, host: Host, run: TrainingRun) -> TrainingR
             base = Base(host.model, host.tokenizer, host.model_name)
             try:
                 prepared = _prepare(settings, host, base.tokenizer, run)
-                with untouched(base.model):
+                if problem := attention_problem(base.model, settings.attention):
+                    raise RunFailed(f"Failed before the first step: {problem}")
+                with untouched(base.model), attention(base.model, settings.attention):
                     _train_and_save(settings, host, run, prepared, base)
             except Changed as error:
                 if host.model is base.model:
@@ -338,6 +367,7 @@ def _train_and_save(settings: TrainingSettings, host: Host, run: TrainingRun, pr
     needed = checkpoint_bytes(settings, base.model)
     model = attach_lora(base.model, settings)
     old = None if settings.always_override or unfinished is not None else continued.finished(folder)
+    layout = _layout(settings, base.model)
     if old is not None:
         _go_on_from(old, model, run)
     with room_for(folder, run, going_on=old is not None, unfinished=unfinished) as (backup, backup_goes):
@@ -375,7 +405,7 @@ def _train_and_save(settings: TrainingSettings, host: Host, run: TrainingRun, pr
 
         from .callbacks import checkpoint_name, removed_checkpoints
 
-        trainer = make_trainer(model, settings, run, prepared, folder, save_checkpoint, unfinished)
+        trainer = make_trainer(model, settings, run, prepared, folder, save_checkpoint, unfinished, layout)
         try:
             result = _until_stopped(trainer)
         except Diverged as error:
@@ -442,6 +472,8 @@ def _batch(trainer: Any, found: Diverged, prepared: Prepared, tokenizer: Any) ->
     said = []
     for number in numbers[:BATCH_ROWS]:
         item = prepared.blocks[number]
+    if prepared.packing is not None:
+        numbers = [number for row in numbers for number in row]
         text = " ".join(tokenizer.decode(item.input_ids).split())
         where = f"row {item.row}" if item.row else f"text from character {item.start}"
         said.append(f"In its batch: block {number + 1} ({where}): “{text if len(text) <= BATCH_TEXT else text[:BATCH_TEXT] + '…'}”")

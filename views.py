@@ -235,6 +235,8 @@ def controls_markdown() -> str:
         "Made from the settings by `python -m training_pro controls`; a test compares the two. The key is the name in",
         "`training_parameters.json`, in a run's YAML file and behind `--set`.",
     ]
+    if packed := packing_words(found, settings):
+        rows.insert(3, ("Packing", "on" if settings.packing else "off", packed))
     for section, title in SECTIONS.items():
         shown = [kind for kind in OPTIONS.values() if kind.section == section and kind.works]
         if shown:
@@ -256,6 +258,18 @@ def _range(kind: Any) -> str:
         listed = BUILT_IN.get(kind.key)
         folder = {"format": "formats", "template": "instruction-templates"}.get(kind.files, "datasets")
         return f"{', '.join(listed)}, or a file of the {folder} folder" if listed else f"a file of the {folder} folder"
+def packing_words(found: Report, settings: Any) -> str:
+    """What Packing does to this data, or would; empty where it would do next to nothing."""
+    if settings.packing:
+        return f"{found.packed_rows:,} rows of {found.blocks / found.packed_rows:.1f} blocks each; {found.packed_padding:.0%} of what is computed is padding"
+    if found.packed_rows > 0.8 * found.blocks or not found.packed_rows:
+        return ""
+    return (
+        f"on, the blocks would share {found.packed_rows:,} rows: {found.packed_steps_per_epoch:,} steps per epoch instead of "
+        f"{found.steps_per_epoch:,}, and {found.packed_padding:.0%} of what is computed would be padding instead of {found.padding:.0%}"
+    )
+
+
     if kind.key == "optimizer":
         return "every name that the installed transformers accepts"
     if kind.choices:

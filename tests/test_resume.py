@@ -90,6 +90,7 @@ def uneven(host):
         ({"save_steps": 3, "grad_accumulation": 3, "group_by_length": True}, 8),
         ({"save_steps": 3, "group_by_length": True}, 16),
         ({"save_steps": 4, "neft_noise_alpha": 5, "lora_dropout": 0.3}, 14),
+        ({"save_steps": 1, "packing": True, "micro_batch_size": 1, "neft_noise_alpha": 5, "grad_accumulation": 2}, 9),
         ({"save_steps": 3, "eval_dataset": "held", "eval_steps": 3}, 7),
         ({"save_steps": 3, "eval_dataset": "held", "eval_steps": 2, "grad_accumulation": 2}, 9),
         ({"save_steps": 4, "lr_scheduler_type": "FP_half_time_annealing"}, 9),
