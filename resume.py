@@ -25,6 +25,7 @@ from .settings import OPTIONS, TrainingSettings
 
 NUMBERS, TENSORS = "resume.json", "resume_state.pt"
 FORMAT = 1
+THE_DATA = "The data"  # an item's name
 LIBRARIES = ("torch", "transformers", "peft", "accelerate")
 
 # Settings that may differ: they decide what is saved, shown or stopped for, not what is learned
@@ -189,7 +190,7 @@ def compare(old: Unfinished, settings: TrainingSettings, facts: ModelFacts | Non
         current = _base_facts(facts)
         items += [Item(name, value, current.get(name, "unknown"), value == current.get(name)) for name, value in old.base.items()]
     if data is not None:
-        items.append(Item("The data", str(old.data), str(data), old.data == data))
+        items.append(Item(THE_DATA, str(old.data), str(data), old.data == data))
     installed = libraries()
     newer = [f"{name} {version}, now {installed.get(name)}" for name, version in old.libraries.items() if installed.get(name) != version]
     notices = [f"The run was begun with other libraries ({'; '.join(newer)}): the result may differ in its last digits."] if newer else []
@@ -241,9 +242,11 @@ def _adapter_saved(old: Unfinished) -> bool:
 
 
 def is_that_of(old: Unfinished, adapter: continued.Finished) -> bool:
-    """Whether the adapter on top of the folder is the very one of the checkpoint (the run was interrupted there)."""
-    weights = old.folder / continued.WEIGHTS[0]
-    return weights.is_file() and filecmp.cmp(weights, adapter.weights, shallow=False)
+    """Whether the adapter on top of the folder is the very one of a checkpoint of the run: of the newest, where the run was interrupted, or of
+    the best, where that becomes the result."""
+    checkpoints = {old.folder, *(old.folder.with_name(each["name"]) for each in old.progress["checkpoints"])}
+    there = [weights for folder in checkpoints if (weights := folder / continued.WEIGHTS[0]).is_file()]
+    return any(filecmp.cmp(weights, adapter.weights, shallow=False) for weights in there)
 
 
 def libraries() -> dict[str, str]:

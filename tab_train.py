@@ -1,13 +1,12 @@
 """The tab “Train LoRA”: laid out as sections A to G, wired to the trainer. What it shows is made in views.py and matplotgraph.py.
 
-The run lives in `training_run`; this page only starts it, looks at it and leaves commands for it, and so does every other page.
+The run that is going on, or was last, is shown and steered in tab_run.py.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,18 @@ from . import token_view, training_run, views
 from .background import Job
 from .chat_templates import HOSTS
 from .host import QUANTIZATIONS, Host, ModelError
-from .matplotgraph import chart_svg
 from .paths import path_in
 from .rows import DataError
 from .settings import BUILT_IN, NOT_CHOSEN, OPTIONS, SECTIONS, Option, SettingsError, TrainingSettings, optimizers
 from .slicer_view import Slices
 from .tab_plan import PlanTab
+from .tab_run import POLL_SECONDS, RunTab
+from .tab_samples import SamplesTab
 from .tab_tools import ToolsTab
 from .training_run import Busy, TrainingRun
 from .try_it import AS_CHAT, AS_TEXT, AS_TRAINED, CannotAnswer, answers
 from .versions import hidden_from_api
 
-POLL_SECONDS = 0.7
-HEARTBEAT = 15.0  # seconds: an idle viewer that has gone is noticed when something is sent to it
 SLICES_SHOWN = 20_000_000  # bytes of text
 SLICING = ("raw_text_file", "precize_slicing_overlap", "sliding_window", "hard_cut_string", "min_chars", "overlap_len", "newline_favor_len",
            "cutoff_len", "add_bos_token", "add_eos_token", "add_eos_token_type")  # fmt: skip
@@ -46,7 +44,9 @@ class TrainTab:
         self.host = host
         self.widgets: dict[str, Any] = {}  # option key → component
         self.note: tuple[Any, str] = (None, "")  # what there is to say about the model that was loaded last, or was not, here
+        self.not_loaded = False  # whether it says why not; a page that is opened later does not show that any more
         self.verified: tuple[Any, Any] | None = None  # what the last Verify prepared, and with which tokenizer
+        self.verified_with: TrainingSettings | None = None
         self.job: Job | None = None  # the last Verify
         self.slices: tuple[Slices, TrainingSettings] | None = None  # the text that was sliced last to be looked at
         self.loading = False  # meanwhile the line on top belongs to the loading, on every page
@@ -85,14 +85,12 @@ class TrainTab:
                     self.verify = gr.Button("Verify Dataset", elem_id="tp-verify", interactive=self.usable)
                     self.cancel = gr.Button("Cancel", elem_id="tp-cancel", visible=False, interactive=self.usable)
                     self.start = gr.Button("Start LoRA Training", variant="primary", elem_id="tp-start", interactive=self.usable)
-                with gr.Row():
-                    self.interrupt = gr.Button("Interrupt", variant="stop", elem_id="tp-interrupt", interactive=False)
-                    self.checkpoint = gr.Button("Queue Checkpoint Now", elem_id="tp-checkpoint", interactive=False)
-                self.status = gr.HTML(views.notice("Connecting to the trainer …", "tp-idle tp-connecting"), elem_id="tp-status")
-                self.chart = gr.HTML(chart_svg([]), elem_id="tp-chart")
+                self.run = RunTab(self)
+                self.samples = SamplesTab(self)
                 self.report = gr.HTML("", elem_id="tp-report")
                 self.leave_out = gr.Button("Leave these rows out", size="sm", elem_id="tp-leave-out", visible=False, interactive=self.usable)
                 self._token_view()
+                self.samples.earlier()
                 self._try_it()
 
     @property
@@ -126,7 +124,7 @@ class TrainTab:
         if kind.widget == "radio":
             return gr.Radio(kind.offered(), value=kind.default or NOT_CHOSEN, **common)
         if kind.widget == "text":
-            return gr.Textbox(value=kind.default, max_lines=1, **common)
+            return gr.Textbox(value=kind.default, lines=kind.lines, max_lines=kind.lines, **common)
         if kind.files:
             # A name that is gone since the list was drawn must reach our own check, which says so; gradio's would only say “Error”.
             return gr.Dropdown(self._files(kind), value=NOT_CHOSEN, allow_custom_value=True, **common)
@@ -227,8 +225,7 @@ class TrainTab:
     def _wire(self) -> None:
         fields = set(self.widgets.values())
         quiet = {"show_progress": "hidden", **hidden_from_api(self.start.click)}
-        running = [self.status, self.chart, self.report, self.start, self.interrupt, self.checkpoint]
-        self.start.click(self.on_start, fields, running, **quiet)
+        self.start.click(self.on_start, fields, [*self.run.looked_at, self.report], **quiet)
         seen = [self.block, self.tokens]
         verified = [self.report, self.tokens_box, self.which, *seen]
         verified = [*verified, self.cancel, self.leave_out]
@@ -251,10 +248,6 @@ class TrainTab:
         self.block.submit(self.on_block, [self.which, self.block], seen, **quiet)
         self.previous.click(self.on_previous, [self.which, self.block], seen, **quiet)
         self.next.click(self.on_next, [self.which, self.block], seen, **quiet)
-        self.interrupt.click(self.on_interrupt, None, [self.status], **quiet)
-        self.checkpoint.click(self.on_checkpoint, None, [self.status], **quiet)
-        for key in ("stop_at_loss", "stop_at_epoch"):
-            self.widgets[key].change(self.on_stops, {self.widgets["stop_at_loss"], self.widgets["stop_at_epoch"]}, None, **quiet)
         self.copy_from.input(self.on_copy, [self.copy_from], [self.report, *self.widgets.values()], **quiet)
         self.sort_by_time.change(self.on_sort, [self.sort_by_time], [self.copy_from], **quiet)
         limits = [self.widgets["lora_rank"], self.widgets["lora_alpha"]]
@@ -263,6 +256,7 @@ class TrainTab:
         self.refresh.click(self.on_refresh, [self.sort_by_time], [*lists, self.copy_from], **quiet)
         self.tools.wire(fields, lists)
         self.plan.wire(fields, list(self.widgets.values()))
+        self.samples.wire()
         self.answer.click(
             self.on_answer,
             [self.prompt, self.adapter, self.style, self.new_tokens, self.temperature],
@@ -270,11 +264,8 @@ class TrainTab:
             show_progress="minimal",
             **hidden_from_api(self.answer.click),
         )
-        self.load.click(self.on_load_model, [self.model_choice, self.quantization], list(self._model_look()), **quiet)
-        followed = {self.model_line, self.loader, self.status, self.chart, self.start, self.interrupt, self.checkpoint}
-        followed |= {self.copy_from, self.sort_by_time, *lists, *fields}
-        page = gr.context.Context.root_block
-        page.load(self.follow, None, list(followed), concurrency_limit=None, show_progress="hidden", **hidden_from_api(page.load))
+        self.load.click(self.on_load_model, [self.model_choice, self.quantization], list(self.model_look()), **quiet)
+        self.run.wire(fields, list(self.widgets.values()), {self.model_line, self.loader, self.samples.grid, self.copy_from, self.sort_by_time, *lists, *fields})
 
     # Handlers
 
@@ -282,19 +273,24 @@ class TrainTab:
         return TrainingSettings.read({key: values[widget] for key, widget in self.widgets.items()})
 
     def on_start(self, values: dict[Any, Any]) -> dict[Any, Any]:
+        return self.begun(*self.settings_of(values))
+
+    def begun(self, settings: TrainingSettings, found: list[str], rate_factor: float = 1.0) -> dict[Any, Any]:
+        """Start a run and show it, or say what keeps it from starting: problems, those that were `found` already among them, or another run."""
         from . import train_utils
 
-        settings, found = self.settings_of(values)
+        running = training_run.current()
         try:
+            if running is not None and running.active:
+                raise Busy(training_run.busy_message(running))
             if found:
                 raise SettingsError(found + train_utils.check(settings, self.host))
-            run = train_utils.start(settings, self.host)
+            run = train_utils.start(settings, self.host, rate_factor)
         except SettingsError as error:
-            return {self.status: views.problems(error.problems)}
+            return {self.run.status: views.problems(error.problems)}
         except Busy as error:
-            run = training_run.current()
-            return {self.report: views.notice(str(error)), **self._look(run)}
-        return {self.report: "", **self._look(run)}
+            return {self.report: views.notice(f"Not started: {error}", "tp-bad"), **self.run.look(training_run.current())}
+        return {self.report: "", **self.run.look(run)}
 
     def on_verify(self, values: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
         from . import train_utils
@@ -327,7 +323,7 @@ class TrainTab:
         yield {**hidden, self.report: shown, self.tokens_box: gr.update(visible=False)}
 
     def _verified(self, prepared: Any, settings: TrainingSettings, tokenizer: Any) -> dict[Any, Any]:
-        self.verified = (prepared, tokenizer)
+        self.verified, self.verified_with = (prepared, tokenizer), settings
         count = 0 if settings.leave_out_repeats else len(prepared.repeats)
         return {
             self.report: views.report(prepared.report, settings, prepared.blocks.lengths),
@@ -413,28 +409,6 @@ class TrainTab:
         item = blocks[numbers[place - 1]]
         return {self.tokens: views.token_view(item, token_view.tokens(item, tokenizer), place, len(numbers), which), self.block: place}
 
-    def on_interrupt(self) -> str:
-        run = training_run.current()
-        if run is not None and run.active:
-            run.update(stop_requested=True)
-            run.record("command", command="interrupt")
-        return views.status(run)
-
-    def on_checkpoint(self) -> str:
-        run = training_run.current()
-        if run is not None and run.active:
-            run.update(checkpoint_requested=True)
-            run.record("command", command="checkpoint")
-        return views.status(run)
-
-    def on_stops(self, values: dict[Any, Any]) -> None:
-        run = training_run.current()
-        if run is not None and run.active:
-            stops = {key: values[self.widgets[key]] or 0 for key in ("stop_at_loss", "stop_at_epoch")}
-            if any(getattr(run, key) != value for key, value in stops.items()):
-                run.update(**stops)
-                run.record("command", command="stops", **stops)
-
     def on_higher_ranks(self, higher: bool) -> list[Any]:
         settings = TrainingSettings(higher_rank_limit=higher)
         return [gr.update(maximum=settings.highest(key)) for key in ("lora_rank", "lora_alpha")]
@@ -479,13 +453,13 @@ class TrainTab:
         self.loading = True
         try:
             self.host.load(model, quantization)
-            said = self._not_quantised(quantization)
+            said, self.not_loaded = self._not_quantised(quantization), False
         except ModelError as error:
-            said = str(error)
+            said, self.not_loaded = str(error), True
         finally:
             self.loading = False
         self.note = (self.host.model_mark(), said)
-        yield self._model_look()
+        yield self.model_look()
 
     def _not_quantised(self, asked: str) -> str:
         facts = self.host.facts
@@ -493,55 +467,22 @@ class TrainTab:
             return ""
         return f"The {asked} quantization was not used: this host loads it so only on a graphics card."
 
-    # Following the run
+    # What the page shows at first, and what changes when a run has ended
 
-    async def follow(self) -> AsyncIterator[dict[Any, Any]]:
-        """Show the current run, or the last one, for as long as the page is open. A reload or a second browser begins here too."""
-        run = training_run.current()
-        first = {**self._model_look(), **self.all_lists(), self.copy_from: self.on_sort(False), self.loader: gr.update(open=self._needs_model())}
-        if run is not None and run.settings is not None:
-            for widget, values in self.filled(run.settings).items():
-                first[widget] = {**first.get(widget, {}), **values}
-        yield {**first, **self._look(run)}
-        seen, model_seen, quiet_for = self._mark(run), self.host.model_mark(), 0.0
-        while True:
-            await asyncio.sleep(POLL_SECONDS)
-            quiet_for += POLL_SECONDS
-            run = training_run.current()
-            if self.host.model_mark() != model_seen and not self.loading:
-                model_seen = self.host.model_mark()
-                yield self._model_look()  # another model was loaded, here or in the host's own tab
-            if (mark := self._mark(run)) != seen:
-                ended = run is not None and not run.active
-                yield {**self._look(run), **(self._after(run) if ended else {})}
-                seen, quiet_for = mark, 0.0
-            elif run is not None and run.active:
-                yield {self.status: views.status(run)}  # the clock goes on
-                quiet_for = 0.0
-            elif quiet_for >= HEARTBEAT:
-                yield {self.status: gr.update()}
-                quiet_for = 0.0
+    def at_first(self) -> dict[Any, Any]:
+        return {
+            **self.model_look(opened=True),
+            **self.all_lists(),
+            self.copy_from: self.on_sort(False),
+            self.loader: gr.update(open=self._needs_model()),
+        }
 
-    def _model_look(self) -> dict[Any, Any]:
-        said = self.note[1] if self.note[0] == self.host.model_mark() else ""
+    def model_look(self, opened: bool = False) -> dict[Any, Any]:
+        said = self.note[1] if self.note[0] == self.host.model_mark() and not (opened and self.not_loaded) else ""
         return {
             self.model_line: views.model_line(self.host, said),
             self.widgets["cutoff_len"]: self._cutoff_range(),
             self.widgets["optimizer"]: gr.update(choices=optimizers(loaded=True)),
-        }
-
-    def _mark(self, run: TrainingRun | None) -> tuple[int, int]:
-        return (0, 0) if run is None else (id(run), run.version)
-
-    def _look(self, run: TrainingRun | None) -> dict[Any, Any]:
-        active = run is not None and run.active
-        per_epoch = run.report.steps_per_epoch if run is not None and run.report else 0
-        return {
-            self.status: views.status(run),
-            self.chart: chart_svg(run.whole_history if run else [], run.earlier_steps + run.total_steps if active else 0, per_epoch),
-            self.start: gr.update(interactive=self.usable and not active),
-            self.interrupt: gr.update(interactive=self.usable and active),
-            self.checkpoint: gr.update(interactive=self.usable and active),
         }
 
     def all_lists(self) -> dict[Any, Any]:
@@ -553,19 +494,21 @@ class TrainTab:
             self.model_choice: gr.update(choices=self.host.offered_models()),
             **self.tools.lists(),
             **self.plan.lists(),
+            **self.samples.lists(),
         }
 
     def _styles(self) -> list[str]:
         return [*STYLES, *self.host.data_files("format")]
 
-    def _after(self, run: TrainingRun) -> dict[Any, Any]:
+    def after(self, run: TrainingRun) -> dict[Any, Any]:
         lists = {
             self.adapter: self._adapter_list(run),
             **self.plan.lists(),
+            **self.samples.lists(),
             self.copy_from: self.on_sort(False),
             self.sort_by_time: gr.update(value=False),
         }
-        return {**self._model_look(), **lists}
+        return {**self.model_look(), **lists}
 
     def _adapter_list(self, run: TrainingRun) -> Any:
         choices = self.adapter_names()

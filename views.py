@@ -9,12 +9,15 @@ from html import escape
 from typing import Any
 
 from .blocks import Item
+from .continued import Finished
 from .dataset_tools import Report
 from .host import Host
+from .resume import THE_DATA, ResumePlan
+from .resume import Item as ResumeItem
 from .settings import BUILT_IN, NOT_CHOSEN, OPTIONS, SECTIONS
 from .slicer_view import Piece, Slices, histogram
 from .token_view import LEFT_OUT, Token
-from .training_run import DONE, FAILED, INTERRUPTED, PREPARING, SAVING, TRAINING, TrainingRun
+from .training_run import ADD_EPOCH, COOL_DOWN, DONE, EVALUATE, FAILED, INTERRUPTED, PREPARING, SAVING, SCALE_RATE, TRAINING, TrainingRun
 
 STATUS_WORDS = {PREPARING: "Preparing", TRAINING: "Training", SAVING: "Saving", DONE: "Done", INTERRUPTED: "Interrupted", FAILED: "Failed"}
 
@@ -74,8 +77,114 @@ def status(run: TrainingRun | None) -> str:
         f"<span>“{escape(run.name)}”</span></div>"
         f'<div class="tp-message">{escape(message) if message != STATUS_WORDS[run.status] else ""}</div>'
         f'<div class="tp-bar" role="progressbar" aria-valuenow="{share:.0%}"><i style="width:{share:.1%}"></i></div>'
-        f"<dl>{cells}</dl>{_list(run.problems, 'tp-problems')}{_list(run.notices, 'tp-notices')}</div>"
+        f"<dl>{cells}</dl>{_list(run.problems, 'tp-problems')}{_list(run.notices, 'tp-notices')}"
+        f"{'' if run.active else _carried_out(run)}</div>"
     )
+
+
+# Commands to a run
+
+NO_EVALUATION = "Evaluate now needs an Evaluation Dataset, and this run was started without one."
+STOP_WORDS = {"stop_at_loss": "stop at loss {:g}", "stop_at_epoch": "stop at epoch {:g}", "time_budget_minutes": "time budget of {:g} minutes"}
+COMMAND_WORDS = {"interrupt": "interrupt", "checkpoint": "save a checkpoint", EVALUATE: "evaluate", ADD_EPOCH: "an epoch more"}
+
+
+def commands(run: TrainingRun) -> str:
+    """What a run was told while it runs, each with its step, the newest first; what waits for the step's end; what cannot be asked of it."""
+    waiting = [f"{_command(kind, value)}: after this step" for kind, value in run.waiting_requests]
+    lacking = [NO_EVALUATION] if run.report is not None and not run.report.eval_blocks else []
+    stops = [STOP_WORDS[key].format(value) for key in STOP_WORDS if (value := getattr(run, key))]
+    set_now = [f"It ends early by: {', '.join(stops)}."] if stops else []
+    told = [*waiting, *(_told(entry) for entry in reversed(run.commands))]
+    return f'<div class="tp-commands">{_list(told, "tp-told")}{_list(set_now + lacking, "tp-notices")}</div>'
+
+
+def _carried_out(run: TrainingRun) -> str:
+    if not run.commands:
+        return ""
+    return f'<details class="tp-fold"><summary>What it was told ({len(run.commands)})</summary>{_list([_told(entry) for entry in run.commands], "tp-told")}</details>'
+
+
+def _told(entry: dict[str, Any]) -> str:
+    if entry["event"] == "refused":
+        return f"step {entry['step']:,} · refused: {entry.get('why', '')}"
+    more = f": it ends at step {entry['total_steps']:,}" if isinstance(entry.get("total_steps"), int) and entry.get("kind") != SCALE_RATE else ""
+    return f"step {entry['step']:,} · {_command(entry.get('kind'), entry.get('value'))}{more}"
+
+
+def _command(kind: Any, value: Any) -> str:
+    number = value if isinstance(value, (int, float)) else 0
+    if kind in STOP_WORDS:
+        return STOP_WORDS[kind].format(number) if number else f"{OPTIONS[kind].label} off"
+    if kind == SCALE_RATE:
+        return f"learning rate × {number:g}"
+    if kind == COOL_DOWN:
+        return "cool down and finish"
+    return COMMAND_WORDS.get(kind, str(kind))
+
+
+# What Start does with what is there
+
+
+ASTRAY = "Its loss went astray after that, and at the same learning rate would do so again. Half of it may carry it over that place."
+
+
+def outlook(plan: ResumePlan, astray: bool, asked: bool = True) -> str:
+    """What Start does with an unfinished run: what it puts back, and item by item what does not fit.
+
+    Args:
+        astray: the run ended since its loss or gradient went astray.
+        asked: its name is typed; otherwise it is offered as the last run.
+    """
+    name, place = plan.checkpoint.parent.name, f"step {plan.step:,} of {plan.total_steps:,}"
+    if plan.fits:
+        head = f"Start goes on with the unfinished run “{name}” from" if asked and not astray else f"“{name}” can go on from"
+        head, todo = f"{head} {place}, epoch {plan.epoch:.2f}", ASTRAY if astray else ""
+    elif asked:
+        head = f"“{name}” was not finished ({place}), and Start cannot go on with what is chosen"
+        todo = "Use its settings, choose another Name, or tick Override Existing Files to start afresh."
+    else:
+        head = f"“{name}” was not finished ({place}), and cannot go on with what is loaded"
+        todo = "Load the base model that it was begun with."
+    restored = f'<div class="tp-look">Put back exactly{_list(plan.restored, "tp-notices")}</div>' if plan.fits else ""
+    return _outlook(plan.fits, head, todo, plan, restored)
+
+
+def trained_on(adapter: Finished, differences: list[str], plan: ResumePlan | None) -> str:
+    """What Start does with a finished adapter, or with that of an interrupted run which cannot go on exactly (`plan`)."""
+    name, place = adapter.folder.name, f"from step {adapter.step:,}, epoch {adapter.epoch:.2f}"
+    if differences:
+        return _outlook(False, f"Start cannot train on with the LoRA “{name}”", " ".join(differences), plan)
+    todo = "A copy of it as it is now is kept in a backup beside it. Tick Override Existing Files to start afresh instead."
+    if plan is not None:
+        todo = f"The interrupted run cannot go on exactly with what is chosen; use its settings for that. {todo}"
+    return _outlook(True, f"Start trains on with the LoRA “{name}”, {place}, with a new schedule", todo, plan)
+
+
+def _outlook(good: bool, head: str, todo: str, plan: ResumePlan | None, more: str = "") -> str:
+    message = f'<div class="tp-message">{escape(todo)}</div>' if todo else ""
+    notices = _list(plan.notices, "tp-notices") if plan is not None else ""
+    return (
+        f'<div class="tp-status {"tp-ok" if good else "tp-bad"}"><div class="tp-head"><i class="tp-dot"></i><b>{escape(head)}</b></div>'
+        f"{message}{more}{_items(plan) if plan is not None else ''}{notices}</div>"
+    )
+
+
+def _items(plan: ResumePlan) -> str:
+    """What an exact resume needs to be as it was: what does not fit, and folded up what does."""
+    fitting = [item for item in plan.items if item.fits]
+    known = any(item.name == THE_DATA for item in plan.items)
+    rest = "" if known else " The data is compared when it is prepared: Verify does so now."
+    folded = f'<details class="tp-fold"><summary>{len(fitting)} settings and facts fit.{rest}</summary>{_table_of(fitting)}</details>'
+    return (_table_of(plan.misfits) if plan.misfits else "") + folded
+
+
+def _table_of(items: list[ResumeItem]) -> str:
+    rows = "".join(
+        f"<tr><th>{escape(item.name)}</th><td>{escape(item.saved)}</td><td>{escape(item.now)}</td><td>{'fits' if item.fits else 'does not fit'}</td></tr>"
+        for item in items
+    )
+    return f'<div class="tp-scroll"><table class="tp-fits"><thead><tr><th></th><th>saved</th><th>now</th><th></th></tr></thead><tbody>{rows}</tbody></table></div>'
 
 
 def problems(found: list[str], heading: str = "Not started") -> str:
@@ -126,6 +235,8 @@ def report(found: Report, settings: Any, lengths: Any = ()) -> str:
         ("Save every n steps", f"{found.save_suggested:,}", "suggested: a tenth to a fifth of the steps"),
         ("Warmup Steps", f"{found.warmup_suggested:,}", "suggested: at most a tenth of the steps and an epoch"),
     ]  # fmt: skip
+    if packed := packing_words(found, settings):
+        rows.insert(3, ("Packing", "on" if settings.packing else "off", packed))
     left_out = [
         (found.trimmed_rows, f"trimmed at the cutoff of {settings.cutoff_len} tokens: their ends are not learned"),
         (found.dropped_rows, f"left out as longer than the cutoff of {settings.cutoff_len} tokens"),
@@ -144,6 +255,18 @@ def report(found: Report, settings: Any, lengths: Any = ()) -> str:
     return (
         '<div class="tp-status tp-ok"><div class="tp-head"><i class="tp-dot"></i><b>Verified: this is what Start will train</b></div>'
         f'<table class="tp-report">{body}</table>{bars}{_list(warnings, "tp-notices")}{look}</div>'
+    )
+
+
+def packing_words(found: Report, settings: Any) -> str:
+    """What Packing does to this data, or would; empty where it would do next to nothing."""
+    if settings.packing:
+        return f"{found.packed_rows:,} rows of {found.blocks / found.packed_rows:.1f} blocks each; {found.packed_padding:.0%} of what is computed is padding"
+    if found.packed_rows > 0.8 * found.blocks or not found.packed_rows:
+        return ""
+    return (
+        f"on, the blocks would share {found.packed_rows:,} rows: {found.packed_steps_per_epoch:,} steps per epoch instead of "
+        f"{found.steps_per_epoch:,}, and {found.packed_padding:.0%} of what is computed would be padding instead of {found.padding:.0%}"
     )
 
 
@@ -235,8 +358,6 @@ def controls_markdown() -> str:
         "Made from the settings by `python -m training_pro controls`; a test compares the two. The key is the name in",
         "`training_parameters.json`, in a run's YAML file and behind `--set`.",
     ]
-    if packed := packing_words(found, settings):
-        rows.insert(3, ("Packing", "on" if settings.packing else "off", packed))
     for section, title in SECTIONS.items():
         shown = [kind for kind in OPTIONS.values() if kind.section == section and kind.works]
         if shown:
@@ -258,18 +379,6 @@ def _range(kind: Any) -> str:
         listed = BUILT_IN.get(kind.key)
         folder = {"format": "formats", "template": "instruction-templates"}.get(kind.files, "datasets")
         return f"{', '.join(listed)}, or a file of the {folder} folder" if listed else f"a file of the {folder} folder"
-def packing_words(found: Report, settings: Any) -> str:
-    """What Packing does to this data, or would; empty where it would do next to nothing."""
-    if settings.packing:
-        return f"{found.packed_rows:,} rows of {found.blocks / found.packed_rows:.1f} blocks each; {found.packed_padding:.0%} of what is computed is padding"
-    if found.packed_rows > 0.8 * found.blocks or not found.packed_rows:
-        return ""
-    return (
-        f"on, the blocks would share {found.packed_rows:,} rows: {found.packed_steps_per_epoch:,} steps per epoch instead of "
-        f"{found.steps_per_epoch:,}, and {found.packed_padding:.0%} of what is computed would be padding instead of {found.padding:.0%}"
-    )
-
-
     if kind.key == "optimizer":
         return "every name that the installed transformers accepts"
     if kind.choices:

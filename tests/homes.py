@@ -6,6 +6,7 @@ The web UI's home runs in an environment of its own, with the Gradio and the tra
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -30,25 +32,44 @@ def free_port() -> int:
 
 
 class Home:
-    """A running server. `loras`, `datasets` and `models` are its folders."""
+    """A running server. `loras`, `datasets` and `models` are its folders. With `faults`, its runs can be made to fail (see `fault`)."""
 
     name: str
     tab: str | None = None  # the tab to click before ours is seen
     ready: str
 
-    def __init__(self, folder: Path, command: list[str], port: int):
+    def __init__(self, folder: Path, command: list[str], port: int, faults: bool = False):
         self.folder, self.url, self.log = folder, f"http://127.0.0.1:{port}", folder / "server.log"
         self.user_data = folder / "user_data"
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-        environment.update(PYTHONDONTWRITEBYTECODE="1", PYTHONUNBUFFERED="1", HF_HUB_OFFLINE="1", GRADIO_ANALYTICS_ENABLED="False")
-        with open(self.log, "w", encoding="utf-8") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=folder, env=environment)
+        self.command, self.faults = command, folder / "faults.json"
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        self.environment.update(PYTHONDONTWRITEBYTECODE="1", PYTHONUNBUFFERED="1", HF_HUB_OFFLINE="1", GRADIO_ANALYTICS_ENABLED="False")
+        if faults:
+            self.environment.update(PYTHONPATH=str(HERE / "faults"), TRAINING_PRO_FAULTS=str(self.faults))
+        self.log.touch()
+        self.start()
+
+    def start(self) -> None:
+        before = self.said().count(self.ready)
+        with open(self.log, "a", encoding="utf-8") as log:
+            self.process = subprocess.Popen(self.command, stdout=log, stderr=subprocess.STDOUT, cwd=self.folder, env=self.environment)
         for _ in range(1200):
-            if self.ready in self.said():
+            if self.said().count(self.ready) > before:
                 return
             assert self.process.poll() is None, self.said()
             time.sleep(0.1)
         raise AssertionError(f"the page did not come up:\n{self.said()}")
+
+    def kill(self) -> None:
+        """End the server as a power cut does."""
+        self.process.kill()
+        self.process.wait(30)
+
+    def fault(self, **what: Any) -> None:
+        """What happens to the steps of a run from now on (see faults/sitecustomize.py); nothing: they go well."""
+        part = self.faults.with_suffix(".part")
+        part.write_text(json.dumps(what), encoding="utf-8")
+        part.replace(self.faults)
 
     @property
     def loras(self) -> Path:
@@ -71,10 +92,10 @@ class Standalone(Home):
 
     name, ready = "standalone", "Training PRO is at"
 
-    def __init__(self, folder: Path, *options: str):
+    def __init__(self, folder: Path, *options: str, faults: bool = False):
         port = free_port()
         command = [sys.executable, "-m", "training_pro", "ui", "--port", str(port), "--user-data", str(folder / "user_data"), *options]
-        super().__init__(folder, command, port)
+        super().__init__(folder, command, port, faults)
 
 
 class Webui(Home):
@@ -82,7 +103,15 @@ class Webui(Home):
 
     name, ready, tab = "webui", "Running on local URL", "Training PRO"
 
-    def __init__(self, folder: Path, *options: str, place: str = "user_data/extensions", extension: str = "training_pro", model: str | None = "demo"):
+    def __init__(
+        self,
+        folder: Path,
+        *options: str,
+        place: str = "user_data/extensions",
+        extension: str = "training_pro",
+        model: str | None = "demo",
+        faults: bool = False,
+    ):
         make_webui(folder, place, extension)
         port = free_port()
         chosen = ["--model", model] if model else []
@@ -98,7 +127,7 @@ class Webui(Home):
             *chosen,
             *options,
         ]
-        super().__init__(folder, command, port)
+        super().__init__(folder, command, port, faults)
 
 
 def make_webui(folder: Path, place: str = "user_data/extensions", extension: str = "training_pro") -> None:
