@@ -283,6 +283,30 @@ class Evaluation(TrainerCallback):
         self.run.update(message="Training")
 
 
+class Samples(TrainerCallback):
+    """Has the sample prompts answered before the first step, every `every` optimizer steps, and at the end; `answer` does so once a step."""
+
+    def __init__(self, run: TrainingRun, every: int, answer: Callable[[], None]):
+        self.run, self.every, self.answer = run, every, answer
+
+    def on_train_begin(self, args, state, control, **_):
+        self.answer()
+
+    def on_log(self, args, state, control, logs=None, **_):
+        if logs and "loss" in logs:
+            self.look(state)
+            if self.run.stop_requested:  # meanwhile
+                control.should_training_stop = True
+
+    def look(self, state: Any) -> None:
+        if state.global_step % self.every == 0:
+            self.answer()
+
+    def on_train_end(self, args, state, control, **_):
+        if not self.run.stop_requested:
+            self.answer()
+
+
 class Checkpoints(TrainerCallback):
     """Saves by SPEC's four rules; `save` makes a whole checkpoint of the name it is given.
 

@@ -24,6 +24,7 @@ from .paths import name_problem, write_json
 logger = logging.getLogger(__name__)
 
 TEXT_ROWS = "text rows"  # the Data Format of rows that hold a whole text under “text”
+MOST_PROMPTS = 4  # that are answered during a run
 NOT_CHOSEN = "None"  # how a dropdown without a choice is written in saved files, ours and the older ones
 
 SECTIONS = {
@@ -62,6 +63,7 @@ class Option:
     works: bool = True  # an option whose behaviour is still to come is kept in files and not shown on the page
     whole: bool = False  # only whole numbers
     positive: bool = False  # 0 is on the widget, but cannot be trained with
+    lines: int = 1  # of a text
 
     def offered(self) -> list[str]:
         return list(self.choices() if callable(self.choices) else self.choices or [])
@@ -484,11 +486,16 @@ class TrainingSettings(BaseModel):
         section="advanced", widget="number", low=0, high=1000, works=False,
     )  # fmt: skip
     sample_prompts: str = option(
-        "", "Sample prompts", "Up to four prompts, one a line, answered during the run.", section="final", widget="text", works=False
-    )
+        "",
+        "Sample prompts",
+        "Up to four prompts, one a line. The base model and the LoRA answer them during the run, so that one sees what it learns.",
+        section="final", widget="text", lines=4,
+    )  # fmt: skip
     sample_steps: int = option(
-        0, "Sample every n steps", "How often the prompts are answered. 0 is off.",
-        section="final", widget="number", low=0, high=10_000_000, whole=True, works=False,
+        0,
+        "Sample every n steps",
+        "How often the prompts are answered, and before the first step and at the end. 0 is off.",
+        section="final", widget="number", low=0, high=10_000_000, whole=True,
     )  # fmt: skip
     time_budget_minutes: float = option(
         0, "Time budget in minutes", "Ends the run and saves after this time; Start goes on from there exactly. 0 is off. Can be changed while training.",
@@ -545,6 +552,11 @@ class TrainingSettings(BaseModel):
         if self.datasetJSONL:
             return self.eval_datasetJSONL, self.eval_stepsJSONL
         return self.eval_dataset, self.eval_steps
+
+    @property
+    def prompts(self) -> list[str]:
+        """The sample prompts."""
+        return list(dict.fromkeys(line.strip() for line in self.sample_prompts.splitlines() if line.strip()))
 
     def highest(self, key: str, model_context: int | None = None) -> float | None:
         """The upper end of an option's range, with what other settings and the model's context (tokens) do to it."""
@@ -682,6 +694,8 @@ class TrainingSettings(BaseModel):
             rate = math.nan
         if not (0 < rate < math.inf):
             yield f"Learning Rate is “{self.learning_rate}”; it must be a number above 0, such as 3e-4."
+        if len(self.prompts) > MOST_PROMPTS:
+            yield f"Sample prompts has {len(self.prompts)} lines; at most {MOST_PROMPTS} prompts are answered, one a line."
 
     def _data_problems(self, host: Any):
         chosen = [(OPTIONS[key].label, getattr(self, key)) for key in ("dataset", "datasetJSONL", "raw_text_file") if getattr(self, key)]

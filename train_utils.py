@@ -18,6 +18,7 @@ from .dataset_tools import DataError, Prepared, prepare
 from .host import Host, ModelError, NotFree, model_facts
 from .packing import CannotPack, layout_of
 from .paths import name_problem, path_in, whole_folder
+from .samples import sampler_of
 from .saving import holds_a_run, room_for, save_all
 from .settings import OPTIONS, PROJECTIONS, Plan, SettingsError, TrainingSettings
 from .trainer import make_trainer
@@ -405,7 +406,8 @@ def _train_and_save(settings: TrainingSettings, host: Host, run: TrainingRun, pr
 
         from .callbacks import checkpoint_name, removed_checkpoints
 
-        trainer = make_trainer(model, settings, run, prepared, folder, save_checkpoint, unfinished, layout)
+        sampler = sampler_of(settings, host, base.tokenizer, prepared.formatting, run, folder)
+        trainer = make_trainer(model, settings, run, prepared, folder, save_checkpoint, unfinished, layout, sampler)
         try:
             result = _until_stopped(trainer)
         except Diverged as error:

@@ -11,6 +11,7 @@ from . import resume
 from .custom_scheduler import multiplier
 from .dataset_tools import Collator, Prepared
 from .packing import PackedCollator, PackedRows, Packing, noise_by_block
+from .samples import Sampler
 from .settings import Plan, TrainingSettings
 from .training_run import TRAINING, RunFailed, Stopped, TrainingRun, first_line
 from .versions import training_arguments
@@ -65,15 +66,17 @@ def make_trainer(
     save_checkpoint: Any,
     unfinished: resume.Unfinished | None,
     layout: str | None = None,
+    sampler: Sampler | None = None,
 ) -> Any:
     """Args:
     layout: how packed rows are given to the model; None where blocks have rows of their own.
+    sampler: answers the sample prompts; None where there are none.
     """
     import torch
     import transformers
     from transformers.trainer_callback import PrinterCallback
 
-    from .callbacks import MOST_ADDED_EPOCHS, Checkpoints, Evaluation, Guard, Progress, Steering, Stops, steered
+    from .callbacks import MOST_ADDED_EPOCHS, Checkpoints, Evaluation, Guard, Progress, Samples, Steering, Stops, steered
 
     plan = prepared.plan
     device = model.device.type
@@ -198,12 +201,17 @@ def make_trainer(
             steering.look(self.state)
             if evaluation is not None:
                 evaluation.look(self.state)
+            if samples is not None:
+                samples.look(self.state)
             stops.look(self.state, self.control)
 
         def begin(self) -> None:
             """From here on the steps count."""
             run.update(status=TRAINING, message="Training", training_since=time.time())
-            for callback in (Guard(run, lambda: self.accelerator.optimizer_step_was_skipped), progress, steering, evaluation, checkpoints, stops):
+            if sampler is not None:
+                sampler.begin()
+            guard = Guard(run, lambda: self.accelerator.optimizer_step_was_skipped)
+            for callback in (guard, progress, steering, evaluation, samples, checkpoints, stops):
                 if callback is not None:
                     self.add_callback(callback)
 
@@ -237,6 +245,9 @@ def make_trainer(
             return evaluation_loss(trainer, prepared.eval, collator, settings.micro_batch_size, run)
 
         evaluation = Evaluation(run, every, evaluate, trainer.log)
+    samples = None
+    if sampler is not None:
+        samples = Samples(run, plan.to_optimizer_steps(settings.sample_steps), lambda: sampler.answer(trainer))
     if unfinished is None:
         trainer.begin()
     else:
