@@ -23,7 +23,6 @@ from .slicer_view import Slices
 from .tab_plan import PlanTab
 from .tab_run import POLL_SECONDS, RunTab
 from .tab_samples import SamplesTab
-from .tab_samples import SamplesTab
 from .tab_tools import ToolsTab
 from .training_run import Busy, TrainingRun
 from .try_it import AS_CHAT, AS_TEXT, AS_TRAINED, CannotAnswer, answers
@@ -87,7 +86,6 @@ class TrainTab:
                     self.cancel = gr.Button("Cancel", elem_id="tp-cancel", visible=False, interactive=self.usable)
                     self.start = gr.Button("Start LoRA Training", variant="primary", elem_id="tp-start", interactive=self.usable)
                 self.run = RunTab(self)
-                self.samples = SamplesTab(self)
                 self.samples = SamplesTab(self)
                 self.report = gr.HTML("", elem_id="tp-report")
                 self.leave_out = gr.Button("Leave these rows out", size="sm", elem_id="tp-leave-out", visible=False, interactive=self.usable)
@@ -258,7 +256,6 @@ class TrainTab:
         self.refresh.click(self.on_refresh, [self.sort_by_time], [*lists, self.copy_from], **quiet)
         self.tools.wire(fields, lists)
         self.plan.wire(fields, list(self.widgets.values()))
-        self.samples.wire()
         self.samples.wire()
         self.answer.click(
             self.on_answer,
@@ -497,7 +494,6 @@ class TrainTab:
             self.model_choice: gr.update(choices=self.host.offered_models()),
             **self.tools.lists(),
             **self.plan.lists(),
-            **self.samples.lists(),
             **self.samples.lists(),
         }
 
