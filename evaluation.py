@@ -207,6 +207,12 @@ def busy_message() -> str | None:
     return f"“{evaluation.title}” measures with this model ({evaluation.share:.0%} done{left}); interrupt it in Perplexity evaluation, or wait for its end."
 
 
+def waiting_message() -> str | None:
+    """What a chat that waits for the model is told; None when no evaluation holds it."""
+    measuring = busy_message()
+    return None if measuring is None else f"Training PRO: {measuring} The answer comes when it has ended."
+
+
 def in_background(evaluation: Evaluation, work: Callable[[], None]) -> None:
     """Do a claimed evaluation's work in a thread of its own; whatever happens becomes its outcome."""
     threading.Thread(target=lambda: carry_out(evaluation, work), daemon=True, name="training-pro-evaluation").start()
@@ -602,7 +608,7 @@ def _one(evaluation: Evaluation, request: Request, subject: _Subject, material: 
             evaluation.results.append(_known(*known, subject.name, subject.loras, material.name))
         else:
             evaluation.say(f"Measuring {what}")
-            progress = _Progress(evaluation, base, material.size)
+            progress = Progress(evaluation, base, material.size)
             options = {
                 "stride": request.stride,
                 "max_length": request.max_length,
@@ -625,7 +631,7 @@ def _one(evaluation: Evaluation, request: Request, subject: _Subject, material: 
     evaluation.update(done=base + material.size)
 
 
-class _Progress:
+class Progress:
     """What `perplexity` reports to: moves the evaluation on by its share of `size`, and counts the seconds."""
 
     def __init__(self, evaluation: Evaluation, base: float, size: float):

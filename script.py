@@ -43,9 +43,10 @@ def custom_css() -> str:
 def state_modifier(state):
     """The web UI calls this before it generates a text, and then waits for its turn: a chat that waits for a run is told so."""
     with contextlib.suppress(Exception):  # whatever is wrong with a hint, the chat goes on
+        from .evaluation import waiting_message as measuring
         from .training_run import waiting_message
 
-        if said := waiting_message():
+        if said := waiting_message() or measuring():
             import gradio as gr
 
             gr.Info(said)
@@ -115,10 +116,14 @@ def panel(title: str, todo: str, command: str = "") -> str:
 def _build(host) -> object:
     import gradio as gr
 
+    from .tab_perplexity import PerplexityTab
     from .tab_train import TrainTab
 
     with gr.Tab("Train LoRA", elem_id="tp-train-tab"):
-        return TrainTab(host)
+        tab = TrainTab(host)
+    with gr.Tab("Perplexity evaluation", elem_id="tp-perplexity-tab"):
+        PerplexityTab(host, tab)
+    return tab
 
 
 def page(host):

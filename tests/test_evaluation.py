@@ -180,14 +180,14 @@ def wait(job, status=None, seconds=60):
 
 def test_interrupted_in_the_middle_it_is_partial(host, monkeypatch):
     (host.datasets_dir / "long.txt").write_text(" ".join(SENTENCES * 400), encoding="utf-8")
-    real = evaluation._Progress.__call__
+    real = evaluation.Progress.__call__
 
     def stopping(self, scored, total):
         real(self, scored, total)
         assert self.evaluation.remaining is not None and evaluation.busy_message().startswith("“Loaded model on long” measures with this model (")
         self.evaluation.stop()
 
-    monkeypatch.setattr(evaluation._Progress, "__call__", stopping)
+    monkeypatch.setattr(evaluation.Progress, "__call__", stopping)
     request = Request((LOADED,), ("long",), **WINDOW)
     done = evaluation.start(request, host)
     with pytest.raises(training_run.Busy, match="“Loaded model on long” is going on"):
