@@ -55,7 +55,7 @@ def text_speed(tokenizer, size: int, repeats: int) -> tuple[float, float]:
 
 def row_speed(tokenizer, count: int, repeats: int) -> tuple[float, float]:
     """Rows a second of encode_batch on the formatted texts, and of prepare on the file."""
-    from training_pro.dataset_tools import by_key_set, format_row, prepare
+    from training_pro.dataset_tools import by_key_set, forget_prepared, format_row, prepare
 
     rows = corpus.rows(count)
     with host_with(rows) as (host, settings):
@@ -64,6 +64,8 @@ def row_speed(tokenizer, count: int, repeats: int) -> tuple[float, float]:
         plain, ours = [], []
         for _ in range(repeats):
             plain.append(timed(lambda: tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)))
+            with open(host.datasets_dir / "bench.json", "a", encoding="utf-8") as file:
+                file.write("\n")  # of a file that is the same, nothing would be prepared again
             ours.append(timed(lambda: prepare(settings, tokenizer, host)))
     return count / median(plain), count / median(ours)
 
