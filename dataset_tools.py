@@ -142,6 +142,11 @@ def prepare(settings: TrainingSettings, tokenizer: Any, host: Any, progress: Pro
         ) from error
 
 
+def forget_prepared() -> None:
+    """Prepare everything anew from now on; for measuring."""
+    _kept.clear()
+
+
 def _for_the_run(found: _Gathered, settings: TrainingSettings, tokenizer: Any, host: Any, look: bool) -> Prepared:
     """What was gathered, with the steps and the numbers that these settings make of it."""
     blocks, report = found.blocks, copy.deepcopy(found.report)

@@ -84,3 +84,7 @@ class Kept:
     def keep(self, mark: Mark, data: Any) -> None:
         with self._lock:
             self._entries = [*(entry for entry in self._entries if entry[0] != mark), (mark, data)][-MOST:]
+
+    def clear(self) -> None:
+        with self._lock:
+            self._entries = []

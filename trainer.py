@@ -76,6 +76,7 @@ def make_trainer(
     import transformers
     from transformers.trainer_callback import PrinterCallback
 
+    from . import chunked_loss
     from .callbacks import MOST_ADDED_EPOCHS, Checkpoints, Evaluation, Guard, Progress, Samples, Steering, Stops, steered
 
     plan = prepared.plan
@@ -142,7 +143,7 @@ def make_trainer(
                     self.train_dataset,
                     batch_size=self.args.train_batch_size,
                     sampler=self.order,
-                    collate_fn=row_collator,
+                    collate_fn=row_collator if losses is None else lambda items: chunked_loss.with_places(row_collator(items)),
                     pin_memory=self.args.dataloader_pin_memory,
                 )
             )
@@ -180,6 +181,20 @@ def make_trainer(
                 super().log(logs, *rest, **named)
             elif self.state.global_step == self.passing.optimizer_step:
                 self.go_on()
+
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None, **named: Any) -> Any:
+            if losses is None or return_outputs:
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch=num_items_in_batch, **named)
+            with self.accelerator.autocast():
+                total = losses.sum(model, inputs)
+            by_tokens = num_items_in_batch is not None and self.model_accepts_loss_kwargs  # else the Trainer divides by the accumulation
+            return total / (num_items_in_batch if by_tokens else len(inputs["targets"]))
+
+        def summed_loss(self, batch: dict[str, Any], counted: int) -> Any:
+            """Of a batch that is not trained on, over its `counted` tokens with labels."""
+            batch = batch if losses is None else chunked_loss.with_places(batch)
+            batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+            return model(**batch).loss * counted if losses is None else losses.sum(model, batch)
 
         def go_on(self) -> None:
             old, self.passing = self.passing, None
@@ -254,6 +269,7 @@ def make_trainer(
         run.update(message=f"Going on from step {unfinished.step}")
     return trainer
 
+    losses = chunked_loss.chunked_loss(model)
 
 def evaluation_loss(trainer: Any, dataset: Any, collator: Collator, batch_size: int, run: TrainingRun) -> float:
     """Mean loss of a trained token of `dataset`: every token weighs the same, in whatever batch it stands.
@@ -273,9 +289,8 @@ def evaluation_loss(trainer: Any, dataset: Any, collator: Collator, batch_size: 
                 if run.stop_requested:
                     raise Stopped
                 batch = collator([dataset[row] for row in range(first, min(first + batch_size, len(dataset)))])
-                batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
                 counted = int((batch["labels"][:, 1:] != -100).sum())
-                total += float(model(**batch).loss) * counted
+                total += float(trainer.summed_loss(batch, counted))
                 tokens += counted
     finally:
         model.train(was_training)
