@@ -423,7 +423,7 @@ class LocalHost(Host):
         with self._lock:
             self._model = self._tokenizer = None
             self._name = NO_MODEL
-            _free_memory()
+            free_memory()
             self._model, self._tokenizer = load_transformers_model(source, quantization, self.trust_remote_code)
             self._name = "demo" if source == str(DEMO_MODEL) else Path(source).name
             self._source, self._quantization, self._dirty = source, quantization, False
@@ -453,7 +453,7 @@ class LocalHost(Host):
                 with self._lock:
                     self._model = self._tokenizer = None
                     self._name = NO_MODEL
-                _free_memory()
+                free_memory()
             if used and had:
                 with _named_as_before(name):
                     self.load(source, quantization)
@@ -548,7 +548,8 @@ def _why_not_loaded(source: str, error: Exception) -> str:
     return f"“{folder.name}” could not be loaded ({type(error).__name__}): {said}"
 
 
-def _free_memory() -> None:
+def free_memory() -> None:
+    """Let go of what nobody holds any more, and give a graphics card's part of it back."""
     import gc
 
     import torch

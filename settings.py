@@ -454,8 +454,8 @@ class TrainingSettings(BaseModel):
     auto_batch: bool = option(
         False,
         "Auto batch",
-        "Out of memory halves the True Batch Size, doubles the accumulation and goes on.",
-        section="core", widget="checkbox", works=False,
+        "Out of memory halves what goes through the model at once, as half the True Batch Size and double the accumulation would, and the run goes on.",
+        section="core", widget="checkbox",
     )  # fmt: skip
     early_stopping_patience: int = option(
         0,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import logging
 import math
 import shutil
@@ -14,8 +13,9 @@ from typing import Any
 from . import continued, needs, resume, training_run
 from .adapters import adapter_bytes, attach_lora, write_adapter
 from .attention import AUTO, attention, attention_problem
+from .auto_batch import is_out_of_memory, what_to_change
 from .dataset_tools import DataError, Prepared, prepare
-from .host import Host, ModelError, NotFree, model_facts
+from .host import Host, ModelError, NotFree, free_memory, model_facts
 from .packing import CannotPack, layout_of
 from .paths import name_problem, path_in, whole_folder
 from .samples import sampler_of
@@ -283,7 +283,7 @@ def train(settings: TrainingSettings, host: Host, run: TrainingRun) -> TrainingR
                 if host.model is not base.model:
                     run.notices.append(CHANGED_MEANWHILE)
                 del base
-                _free_memory()
+                free_memory()
         run.end(*_outcome(run))
     except (DataError, SettingsError) as error:
         run.end(FAILED, "The data cannot be trained.", error.problems)
@@ -326,8 +326,8 @@ def failure_message(error: Exception, run: TrainingRun) -> str:
         return f"Failed: {said}. Nothing was saved over it. {offer}{kept}"
     if going_on is not None:
         kept += f" Start with the same settings goes on from {going_on.folder.name} (step {going_on.step})."
-    if "out of memory" in said.lower() or type(error).__name__ == "OutOfMemoryError":
-        return f"Failed: out of memory{place}. Lower True Batch Size or the cutoff, tick Use Gradient Checkpoint, or load the model in 4-bit.{kept}"
+    if is_out_of_memory(error):
+        return f"Failed: out of memory{place}. {what_to_change(run.settings)}{kept}"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"Failed: the disk is full{place}. Free some space, or raise Save every n steps so that fewer checkpoints are made.{kept}"
     if isinstance(error, OSError):
@@ -502,14 +502,6 @@ def _until_stopped(trainer: Any) -> float | None:
         return trainer.train().training_loss
     except Stopped:
         return None
-
-
-def _free_memory() -> None:
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _megabytes(size: int) -> str:

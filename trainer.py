@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from . import resume
+from .auto_batch import AutoBatch, halved
 from .custom_scheduler import multiplier
 from .dataset_tools import Collator, Prepared
 from .packing import PackedCollator, PackedRows, Packing, noise_by_block
@@ -156,7 +157,10 @@ def make_trainer(
         def training_step(self, model: Any, inputs: Any, *rest: Any, **named: Any) -> Any:
             if self.at != self.state.global_step:
                 self.at, self.step_losses = self.state.global_step, []
-            loss = super().training_step(model, inputs, *rest, **named) if self.passing is None else self._passed()
+            if self.passing is None:
+                loss = batches.step(self, super().training_step, model, inputs, *rest, **named)
+            else:
+                loss = self._passed()
             self.step_losses.append(loss)
             return loss
 
@@ -206,6 +210,7 @@ def make_trainer(
                     "Name, or tick Override Existing Files to start afresh."
                 ) from error
             self.random_numbers = resume.random_state()
+            batches.passes = old.counters.get("passes", 1)
             checkpoints.by_loss.saved_at, checkpoints.by_loss.below = old.counters["loss_saved_at"], old.counters["loss_below"]
             if evaluation is not None:
                 evaluation.measured_at = old.counters["measured_at"]
@@ -245,11 +250,13 @@ def make_trainer(
             return {
                 "loss_saved_at": checkpoints.by_loss.saved_at,
                 "loss_below": checkpoints.by_loss.below,
+                "passes": batches.passes,
                 "measured_at": evaluation.measured_at if evaluation is not None else 0,
             }
 
     trainer = OurTrainer(model=model, args=arguments, train_dataset=rows, data_collator=row_collator)
     trainer.remove_callback(PrinterCallback)
+    batches = AutoBatch(settings, run)
     progress, steering = Progress(run, plan), Steering(run, plan, trainer.set_rate)
     checkpoints, stops = Checkpoints(run, plan, settings, save_checkpoint), Stops(run, plan, steering.end)
     evaluation = None
@@ -257,7 +264,7 @@ def make_trainer(
         every = plan.to_optimizer_steps(settings.evaluation[1])
 
         def evaluate() -> float:
-            return evaluation_loss(trainer, prepared.eval, collator, settings.micro_batch_size, run)
+            return halved(lambda size: evaluation_loss(trainer, prepared.eval, collator, size, run), settings.micro_batch_size)
 
         evaluation = Evaluation(run, every, evaluate, trainer.log)
     samples = None
