@@ -10,6 +10,7 @@ along. (accelerate's `find_executable_batch_size`, whose test for such errors is
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -147,7 +148,7 @@ def split(batch: dict[str, Any], passes: int) -> list[dict[str, Any]]:
     sizes = [count // passes + (place < count % passes) for place in range(passes)]
     edges = [sum(sizes[:place]) for place in range(passes + 1)]
     cut = _blocks_of if "cu_seq_lens_q" in batch else _rows_of
-    parts = [cut(batch, begin, end) for begin, end in zip(edges, edges[1:], strict=False)]
+    parts = [cut(batch, begin, end) for begin, end in itertools.pairwise(edges)]
     if "places" not in batch:
         return parts
     from .chunked_loss import with_places
