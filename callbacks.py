@@ -10,6 +10,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
@@ -46,6 +47,26 @@ class LossCheckpoints:
             return False
         self.saved_at, self.below = loss, 0
         return True
+
+
+class BestEvaluation:
+    """Which evaluation loss is the lowest so far, and how many evaluations came after it without a lower one."""
+
+    def __init__(self):
+        self.loss = math.inf
+        self.at = 0  # its optimizer step
+        self.since = 0
+
+    def add(self, loss: float, optimizer_step: int, asked: bool = False) -> None:
+        """`asked`: the user had it measured beside the schedule, which uses up no patience."""
+        if loss < self.loss:
+            self.loss, self.at, self.since = loss, optimizer_step, 0
+        elif not asked:
+            self.since += 1
+
+    def exhausted(self, patience: int) -> bool:
+        """Whether there were `patience` evaluations without a lower loss; 0 switches it off."""
+        return 0 < patience <= self.since
 
 
 class Ordinary:
@@ -120,19 +141,24 @@ def steered_end(total: int, epoch_steps: int, commands: list[dict[str, Any]]) ->
 
 
 def removed_checkpoints(checkpoints: list[dict[str, Any]], limit: int) -> list[str]:
-    """The names of the checkpoints beyond the newest `limit` (0: all are kept).
+    """The names of the checkpoints beyond the newest `limit` (0: all are kept), and of those that were only made because they were the best.
 
     That with the lowest evaluation loss is spared, and so are those that the user asked for.
 
     Args:
         checkpoints: oldest first, with `name` and `eval_loss` (None where it was not measured at its step).
     """
-    if limit <= 0:
-        return []
-    own = [each for each in checkpoints if not each["name"].endswith("-user")]
-    measured = [each for each in own if each["eval_loss"] is not None]
-    best = min(measured, key=lambda each: each["eval_loss"])["name"] if measured else None
-    return [each["name"] for each in own[:-limit] if each["name"] != best]
+    best = best_checkpoint(checkpoints)
+    own = [each["name"] for each in checkpoints if not each["name"].endswith(("-user", "-best"))]
+    beyond = own[:-limit] if limit > 0 else []
+    beaten = [each["name"] for each in checkpoints if each["name"].endswith("-best")]
+    return [name for name in [*beyond, *beaten] if best is None or name != best["name"]]
+
+
+def best_checkpoint(checkpoints: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """That with the lowest evaluation loss, the newest of equal ones; None where none was measured."""
+    measured = [each for each in checkpoints if each["eval_loss"] is not None]
+    return min(reversed(measured), key=lambda each: each["eval_loss"], default=None)
 
 
 def whole_epochs(optimizer_step: int, plan: Plan) -> int:
@@ -142,7 +168,7 @@ def whole_epochs(optimizer_step: int, plan: Plan) -> int:
 
 
 def checkpoint_name(step: int, kind: str = "", detail: str = "") -> str:
-    """checkpoint-120, checkpoint-120-epoch-2, checkpoint-120-loss-1_75, checkpoint-120-user"""
+    """checkpoint-120, checkpoint-120-epoch-2, checkpoint-120-loss-1_75, checkpoint-120-best, checkpoint-120-user"""
     return "-".join(part for part in (f"checkpoint-{step}", kind, detail.replace(".", "_")) if part)
 
 
@@ -260,6 +286,7 @@ class Evaluation(TrainerCallback):
     def __init__(self, run: TrainingRun, every: int, evaluate: Callable[[], float], log: Callable[[dict[str, float]], None]):
         self.run, self.every, self.evaluate, self.log = run, every, evaluate, log
         self.measured_at = 0
+        self.best = BestEvaluation()
 
     def on_log(self, args, state, control, logs=None, **_):
         # Not at the step's end: logging the evaluation there would make the trainer forget to log the step's own loss.
@@ -268,18 +295,20 @@ class Evaluation(TrainerCallback):
 
     def look(self, state: Any) -> None:
         asked, self.run.evaluate_requested = self.run.evaluate_requested, False
-        if (asked or state.global_step % self.every == 0) and state.global_step > self.measured_at:
-            self._measure(state)
+        due = state.global_step % self.every == 0
+        if (asked or due) and state.global_step > self.measured_at:
+            self._measure(state, asked=not due)
 
     def on_train_end(self, args, state, control, **_):
         if state.global_step > self.measured_at and not self.run.stop_requested:
             self._measure(state)
 
-    def _measure(self, state: Any) -> None:
+    def _measure(self, state: Any, asked: bool = False) -> None:
         self.run.update(message="Evaluating")
         loss = self.evaluate()
         self.measured_at = state.global_step
         self.log({"eval_loss": loss})
+        self.best.add(loss, state.global_step, asked)
         self.run.update(message="Training")
 
 
@@ -307,14 +336,41 @@ class Samples(TrainerCallback):
             self.answer()
 
 
+class LiveLog(TrainerCallback):
+    """Says where the detailed logs of the run can be looked at while it goes on, where any were chosen."""
+
+    def __init__(self, run: TrainingRun, handler: Any):
+        self.run, self.handler = run, handler
+
+    def on_train_begin(self, args, state, control, **_):
+        for callback in self.handler.callbacks:
+            if (writer := getattr(callback, "tb_writer", None)) is not None:
+                self.run.notices.append(f'TensorBoard\'s logs lie in {writer.log_dir}. To look at them: tensorboard --logdir "{writer.log_dir}"')
+            wandb = getattr(callback, "_wandb", None)
+            if wandb is not None and wandb.run is not None:
+                self.run.notices.append(self._wandb_said(wandb.run))
+
+    @staticmethod
+    def _wandb_said(run: Any) -> str:
+        if run.url:
+            return f"Weights & Biases shows the run at {run.url}"
+        folder = Path(run.dir).parent
+        return f'Weights & Biases is offline: the run\'s logs lie in {folder}. To send them later: wandb sync "{folder}"'
+
+
 class Checkpoints(TrainerCallback):
-    """Saves by SPEC's four rules; `save` makes a whole checkpoint of the name it is given.
+    """Saves by SPEC's four rules, and at each new best evaluation where that becomes the result; `save` makes a whole checkpoint of the name
+    it is given.
 
     All of them after the step was logged: what a checkpoint holds then includes the step's own loss and evaluation.
     """
 
-    def __init__(self, run: TrainingRun, plan: Plan, settings: TrainingSettings, save: Callable[[str], None]):
-        self.run, self.plan, self.save = run, plan, save
+    def __init__(self, run: TrainingRun, plan: Plan, settings: TrainingSettings, save: Callable[[str], None], best: BestEvaluation | None = None):
+        """
+        Args:
+            best: of the evaluations, where “Keep the best” is on.
+        """
+        self.run, self.plan, self.save, self.best = run, plan, save, best
         self.every = plan.to_optimizer_steps(settings.save_steps)
         self.by_loss = LossCheckpoints(settings.save_steps_under_loss, patience=3 if plan.accumulation > 1 else 4)
 
@@ -333,6 +389,12 @@ class Checkpoints(TrainerCallback):
             self.run.update(checkpoint_requested=False)
             self.run.record("command", kind="checkpoint")
             self.save(checkpoint_name(self.step, "user"))
+        if self.best is not None and self.best.at == state.global_step and self._best_is_not_saved():
+            self.save(checkpoint_name(self.step, "best"))
+
+    def _best_is_not_saved(self) -> bool:
+        saved = best_checkpoint(self.run.checkpoints)
+        return saved is None or saved["eval_loss"] > self.best.loss
 
     def on_epoch_end(self, args, state, control, **_):
         first_of_the_next = self.run.step != self.plan.steps_at(state.global_step)  # interrupted there, and the epoch's end was seen before
@@ -343,8 +405,8 @@ class Checkpoints(TrainerCallback):
 class Stops(TrainerCallback):
     """Last in the list, so that what happened in a step is written and saved before the run ends."""
 
-    def __init__(self, run: TrainingRun, plan: Plan, end: Callable[[], int]):
-        self.run, self.plan, self.end = run, plan, end
+    def __init__(self, run: TrainingRun, plan: Plan, end: Callable[[], int], best: BestEvaluation | None = None, patience: int = 0):
+        self.run, self.plan, self.end, self.best, self.patience = run, plan, end, best, patience
 
     def on_substep_end(self, args, state, control, **_):
         self._if_asked(control)
@@ -362,6 +424,8 @@ class Stops(TrainerCallback):
             control.should_training_stop = True
         elif stop_at_loss(self.run.recent_losses(3), self.run.stop_at_loss):
             self._stop(control, f"the loss reached {self.run.stop_at_loss:g}")
+        elif self.best is not None and self.best.exhausted(self.patience):
+            self._stop(control, f"the evaluation loss did not fall below {self.best.loss:.4g} in {self.best.since} evaluations")
 
     def on_epoch_end(self, args, state, control, **_):
         epoch = whole_epochs(state.global_step, self.plan)

@@ -7,10 +7,12 @@ with `weights_only`, so that no code in it runs); of the two the newer, since an
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .adapters import DORA, LORA, PISSA, head_modules, take_beginning
 from .settings import ALL_LINEAR, PROJECTIONS, TrainingSettings
 
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -18,7 +20,7 @@ WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
 @dataclass(frozen=True)
 class Finished:
-    """An adapter on disk. `step` and `epoch` are where its training ended; `history` is its graph."""
+    """An adapter on disk. `step` and `epoch` are where its training ended; `history` is its graph; `kind` is how it was trained."""
 
     folder: Path
     config: dict[str, Any]
@@ -27,6 +29,18 @@ class Finished:
     epoch: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     base_names: tuple[str, ...] = ()
+    kind: str = LORA
+
+    @property
+    def rank(self) -> Any:
+        """As it was chosen: a PiSSA is saved as a LoRA of twice its rank."""
+        rank = self.config.get("r")
+        return rank // 2 if self.kind == PISSA else rank
+
+    @property
+    def alpha(self) -> Any:
+        alpha = self.config.get("lora_alpha")
+        return alpha / (2**0.5 if self.config.get("use_rslora") else 2) if self.kind == PISSA else alpha
 
 
 def finished(folder: Path) -> Finished | None:
@@ -48,7 +62,17 @@ def finished(folder: Path) -> Finished | None:
         epoch=_number(last.get("epoch"), log.get("epoch")),
         history=history,
         base_names=tuple(dict.fromkeys(Path(name.replace("\\", "/")).name for name in names)),
+        kind=_kind(config, _json(folder / "training_parameters.json")),
     )
+
+
+def _kind(config: dict[str, Any], entered: Any) -> str:
+    if config.get("use_dora"):
+        return DORA
+    rank, chosen = config.get("r"), entered if isinstance(entered, dict) else {}
+    if chosen.get("adapter_kind") == PISSA and isinstance(rank, int) and rank == 2 * _number(chosen.get("lora_rank")):
+        return PISSA
+    return LORA
 
 
 def differences(old: Finished, settings: TrainingSettings, model: Any, model_name: str) -> list[str]:
@@ -59,23 +83,35 @@ def differences(old: Finished, settings: TrainingSettings, model: Any, model_nam
     if old.base_names and model_name not in old.base_names:
         found.append(f"its base model is {old.base_names[0]} and {model_name} is loaded")
     rslora = bool(old.config.get("use_rslora", False))
-    if (rank := old.config.get("r")) is not None and rank != settings.lora_rank:
-        found.append(f"its LoRA Rank is {rank} and {settings.lora_rank} is chosen")
+    if old.kind != settings.adapter_kind:
+        found.append(f"its Adapter kind is {old.kind} and {settings.adapter_kind} is chosen")
+    if old.rank is not None and old.rank != settings.lora_rank:
+        found.append(f"its LoRA Rank is {old.rank} and {settings.lora_rank} is chosen")
     if rslora != settings.lora_RS:
         found.append(f"Use rsLoRA is {_on(rslora)} in it and {_on(settings.lora_RS)} here")
-    elif (alpha := old.config.get("lora_alpha")) is not None and alpha != settings.alpha:
-        found.append(f"its {'rsLoRA' if rslora else 'LoRA'} Alpha is {alpha:g} and {settings.alpha:g} is chosen")
+    elif old.alpha is not None and not math.isclose(old.alpha, settings.alpha):
+        found.append(f"its {'rsLoRA' if rslora else 'LoRA'} Alpha is {old.alpha:g} and {settings.alpha:g} is chosen")
     theirs, ours = targets(old.config.get("target_modules"), model), targets(_chosen(settings), model)
     if theirs != ours:
         found.append(
             f"it trains {', '.join(sorted(theirs)) or 'nothing'} and Target Projections “{settings.training_projection}” trains {', '.join(sorted(ours))}"
         )
+    found += _head_differences(old, settings, model)
     if not found:
         return []
     return [
         f"Name: training cannot go on from the LoRA “{old.folder.name}”: {'; '.join(found)}. Use its values (Copy parameters from fills them in), "
         "choose another Name, or tick Override Existing Files to start afresh."
     ]
+
+
+def _head_differences(old: Finished, settings: TrainingSettings, model: Any) -> list[str]:
+    theirs, ours = ({str(name).rsplit(".", 1)[-1] for name in names} for names in (old.config.get("modules_to_save") or [], head_modules(model)))
+    if bool(theirs) != settings.lora_modulessave:
+        return [f"Train Head is {_on(bool(theirs))} in it and {_on(settings.lora_modulessave)} here"]
+    if theirs and theirs != ours:
+        return [f"it trains {', '.join(sorted(theirs))} in full and Train Head trains {', '.join(sorted(ours))}"]
+    return []
 
 
 def _chosen(settings: TrainingSettings) -> str | list[str]:
@@ -113,6 +149,7 @@ def put_weights(model: Any, old: Finished) -> None:
         state = torch.load(old.weights, map_location="cpu", weights_only=True)
     else:
         state = load_file(str(old.weights))
+    state = take_beginning(model, state)
     wanted = peft.get_peft_model_state_dict(model)
     missing = sorted(set(wanted) - set(state))
     wrong = sorted(name for name in set(wanted) & set(state) if wanted[name].shape != state[name].shape)

@@ -141,6 +141,7 @@ def _last_values(settings: TrainingSettings, run: TrainingRun, facts: Any) -> di
         "projections": settings.training_projection,
         "loss": run.loss,
         "eval_loss": run.eval_loss,
+        "kept_best": run.kept_best or None,
         "learning_rate": run.learning_rate,
         "epoch": run.earlier_epochs + run.epoch,
         "current_steps": run.earlier_steps + run.step,
@@ -183,6 +184,7 @@ A LoRA for {facts.name} ({facts.architecture}, {facts.quantization} quantisation
 | last loss | {figure(run.loss)} |
 | mean loss | {figure(run.train_loss)} |
 | evaluation loss | {figure(run.eval_loss)} |
+| result | {f"{run.kept_best}, with the lowest evaluation loss" if run.kept_best else "the last step"} |
 
 Settings that are not the defaults:
 

@@ -234,7 +234,7 @@ class TrainingSettings(BaseModel):
         False,
         "Train Head",
         "Also trains lm_head and embed_tokens in full (continued pretraining). Large: choose an 8-bit optimizer with it.",
-        section="advanced", widget="checkbox", works=False,
+        section="advanced", widget="checkbox",
     )  # fmt: skip
     use_grad_checkpoint: bool = option(
         False,
@@ -460,14 +460,14 @@ class TrainingSettings(BaseModel):
     early_stopping_patience: int = option(
         0,
         "Early stopping",
-        "Ends the run after this many evaluations without a better evaluation loss. 0 is off.",
-        section="stops", widget="number", low=0, high=10_000, whole=True, works=False,
+        "Ends the run after this many evaluations without a better evaluation loss. 0 is off. Needs an evaluation dataset.",
+        section="stops", widget="number", low=0, high=10_000, whole=True,
     )  # fmt: skip
     load_best_at_end: bool = option(
         False,
         "Keep the best",
-        "The checkpoint with the lowest evaluation loss becomes the result.",
-        section="checkpoints", widget="checkbox", works=False,
+        "Saves a checkpoint at each new lowest evaluation loss, and the best one becomes the result. Needs an evaluation dataset.",
+        section="checkpoints", widget="checkbox",
     )  # fmt: skip
     save_total_limit: int = option(
         0,
@@ -476,14 +476,17 @@ class TrainingSettings(BaseModel):
         section="checkpoints", widget="number", low=0, high=10_000, whole=True,
     )  # fmt: skip
     adapter_kind: str = option(
-        "LoRA", "Adapter kind", "LoRA, or one of its relatives DoRA and PiSSA.",
-        section="core", widget="dropdown", choices=["LoRA", "DoRA", "PiSSA"], works=False,
+        "LoRA",
+        "Adapter kind",
+        "LoRA, or a relative. DoRA learns length and direction of the weights apart: often better at low ranks, slower. PiSSA begins with the base's "
+        "largest parts and learns faster; it is saved as a LoRA of twice the rank, and the base must not be quantised.",
+        section="core", widget="dropdown", choices=["LoRA", "DoRA", "PiSSA"],
     )  # fmt: skip
     loraplus_ratio: float = option(
         0,
         "LoRA+ ratio",
         "How many times faster the B weights learn than the A weights. 0 is off; 16 is usual.",
-        section="advanced", widget="number", low=0, high=1000, works=False,
+        section="advanced", widget="number", low=0, high=1000,
     )  # fmt: skip
     sample_prompts: str = option(
         "",

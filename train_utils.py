@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import continued, needs, resume, training_run
-from .adapters import adapter_bytes, attach_lora, write_adapter
+from . import continued, evaluation, needs, resume, training_run
+from .adapters import adapter_bytes, attach_lora, kind_notices, kind_problems, trained_bytes, write_adapter
 from .attention import AUTO, attention, attention_problem
 from .auto_batch import is_out_of_memory, what_to_change
 from .dataset_tools import DataError, Prepared, prepare
@@ -21,9 +21,9 @@ from .paths import name_problem, path_in, whole_folder
 from .samples import sampler_of
 from .saving import holds_a_run, room_for, save_all
 from .settings import OPTIONS, PROJECTIONS, Plan, SettingsError, TrainingSettings
-from .trainer import make_trainer
+from .trainer import close_logs, make_trainer
 from .training_run import DONE, FAILED, INTERRUPTED, SAVING, SCALE_RATE, Diverged, RunFailed, Stopped, TrainingRun, first_line
-from .untouched import Changed, random_state_kept, untouched
+from .untouched import Changed, optimizer_overrides_forgotten, random_state_kept, untouched
 from .versions import training_arguments
 
 logger = logging.getLogger(__name__)
@@ -57,10 +57,13 @@ def check(settings: TrainingSettings, host: Host) -> list[str]:
     has_model = host.model_problem() is None
     if has_model:
         problems += _target_problems(settings, host.model) + _attention_problems(settings, host)
+    if fitting := has_model and settings.lora_rank > 0 and settings.training_projection in OPTIONS["training_projection"].offered():
+        problems += kind_problems(settings, host.model)
     if name_problem(settings.lora_name) is None:
         problems += _folder_problems(settings, host)
-        if has_model and settings.lora_rank > 0 and settings.training_projection in OPTIONS["training_projection"].offered():
+        if fitting:
             problems += _disk_problems(settings, host)
+    problems += _measuring_problems(settings)
     return problems + _optimizer_problems(settings, host.model.device if has_model else "cpu") + _log_problems(settings)
 
 
@@ -83,7 +86,6 @@ def _target_problems(settings: TrainingSettings, model: Any) -> list[str]:
     ]
 
 
-def _folder_problems(settings: TrainingSettings, host: Host) -> list[str]:
 def _attention_problems(settings: TrainingSettings, host: Host) -> list[str]:
     """What only the model itself can tell, asked of it where it is free; else the run asks again once it is."""
     if not settings.packing and settings.attention == AUTO:
@@ -109,6 +111,7 @@ def _layout(settings: TrainingSettings, model: Any) -> str | None:
         raise RunFailed(f"Packing cannot be used here: {error}. Untick it; Group Samples by Length saves most of the padding too.") from error
 
 
+def _folder_problems(settings: TrainingSettings, host: Host) -> list[str]:
     try:
         folder = path_in(host.lora_dir, settings.lora_name)
     except ValueError as error:
@@ -132,7 +135,7 @@ def _layout(settings: TrainingSettings, model: Any) -> str | None:
 def _disk_problems(settings: TrainingSettings, host: Host) -> list[str]:
     """What can be said before the data is known: room for the LoRA, and for one checkpoint where any may be made."""
     needed = adapter_bytes(settings, host.model) + SPARE_DISK
-    if settings.save_steps or settings.save_steps_under_loss:
+    if settings.save_steps or settings.save_steps_under_loss or settings.load_best_at_end:
         needed += checkpoint_bytes(settings, host.model)
     free = shutil.disk_usage(_existing(host.lora_dir)).free
     if free < needed:
@@ -159,15 +162,18 @@ def _disk_problem(settings: TrainingSettings, model: Any, plan: Plan, folder: Pa
 
 def planned_checkpoints(settings: TrainingSettings, plan: Plan) -> int:
     """How many checkpoints of a run are on the disk at its end; those by loss and those that the user asks for cannot be known."""
+    best = 2 if settings.load_best_at_end else 0  # the newer is whole before the older goes
     if not settings.save_steps:
-        return 0
+        return best
     count = plan.optimizer_steps // plan.to_optimizer_steps(settings.save_steps) + plan.optimizer_steps // plan.optimizer_steps_per_epoch
-    return min(count, settings.save_total_limit + 2) if settings.save_total_limit else count  # the best one, and the newest before one goes
+    if settings.save_total_limit:
+        count = min(count, settings.save_total_limit + 2)  # the best one, and the newest before one goes
+    return count + best
 
 
 def checkpoint_bytes(settings: TrainingSettings, model: Any) -> int:
-    """Size of a checkpoint that a run can go on from: the adapter, and the optimizer's two moments of each weight."""
-    return 3 * adapter_bytes(settings, model)
+    """Size of a checkpoint that a run can go on from: the adapter, and the optimizer's two moments of each weight that is trained."""
+    return adapter_bytes(settings, model) + 2 * trained_bytes(settings, model)
 
 
 def _optimizer_problems(settings: TrainingSettings, device: Any) -> list[str]:
@@ -186,6 +192,15 @@ def _optimizer_problems(settings: TrainingSettings, device: Any) -> list[str]:
     except Exception as error:  # a missing package, or an optimizer that needs more than a name: whatever it says is the reason
         return [f"Optimizer “{settings.optimizer}” cannot be used here: {first_line(error)}. Choose another, such as adamw_torch."]
     return []
+
+
+def _measuring_problems(settings: TrainingSettings) -> list[str]:
+    """Settings that look at the evaluation loss, without anything to measure it on."""
+    if settings.evaluation[0]:
+        return []
+    data = OPTIONS["eval_datasetJSONL" if settings.datasetJSONL else "eval_dataset"].label
+    wanting = [OPTIONS[key].label for key in ("early_stopping_patience", "load_best_at_end") if getattr(settings, key)]
+    return [f"{label} looks at the evaluation loss, and no {data} is chosen. Choose one, or switch {label} off." for label in wanting]
 
 
 LOG_PACKAGES = {"wandb": ("wandb",), "tensorboard": ("tensorboard", "tensorboardX")}
@@ -258,9 +273,10 @@ def begin(settings: TrainingSettings, host: Host, rate_factor: float = 1.0) -> T
 
 def train(settings: TrainingSettings, host: Host, run: TrainingRun) -> TrainingRun:
     """The run from top to bottom, in this thread. It always ends `run` with what happened; it does not raise for a failed run."""
-    run.update(message="Waiting until the model is free: a text is being generated with it")
+    measuring = evaluation.busy_message()
+    run.update(message=f"Waiting: {measuring}" if measuring else "Waiting until the model is free: a text is being generated with it")
     try:
-        with host.using_model(give_up=lambda: run.stop_requested), random_state_kept():
+        with host.using_model(give_up=lambda: run.stop_requested), random_state_kept(), optimizer_overrides_forgotten():
             run.update(message="Preparing")
             if host.dirty:
                 run.update(message="Loading the base model again, since an earlier run left it changed")
@@ -298,7 +314,7 @@ def train(settings: TrainingSettings, host: Host, run: TrainingRun) -> TrainingR
 
 
 def _outcome(run: TrainingRun) -> tuple[str, str]:
-    where = f"The LoRA is saved in {run.adapter}."
+    where = f"The LoRA is saved in {run.adapter}{f', as it was at {run.kept_best}' if run.kept_best else ''}."
     later = " Start with the same settings goes on from there." if run.adapter and resume.unfinished(run.adapter) else ""
     if run.stop_requested:
         return INTERRUPTED, f"Interrupted at step {run.step} of {run.total_steps}. {where}{later}"
@@ -316,6 +332,8 @@ def failure_message(error: Exception, run: TrainingRun) -> str:
     kept = " Checkpoints that were saved before are kept." if run.adapter and any(run.adapter.glob("checkpoint-*")) else ""
     if isinstance(error, RunFailed):
         return said + kept
+    if type(error).__module__.partition(".")[0] == "wandb":
+        return f"Failed: Weights & Biases could not be used ({first_line(error)}). Log in with “wandb login”, set WANDB_MODE to offline, or choose None.{kept}"
     if isinstance(error, ModelError):
         return f"Failed: the base model had to be loaded again, and {said}"
     going_on = resume.unfinished(run.adapter) if kept else None
@@ -366,9 +384,10 @@ def _train_and_save(settings: TrainingSettings, host: Host, run: TrainingRun, pr
     if unfinished is None and (problem := _disk_problem(settings, base.model, prepared.plan, folder)):
         raise RunFailed(problem)
     needed = checkpoint_bytes(settings, base.model)
+    run.notices += kind_notices(settings)
+    layout = _layout(settings, base.model)
     model = attach_lora(base.model, settings)
     old = None if settings.always_override or unfinished is not None else continued.finished(folder)
-    layout = _layout(settings, base.model)
     if old is not None:
         _go_on_from(old, model, run)
     with room_for(folder, run, going_on=old is not None, unfinished=unfinished) as (backup, backup_goes):
@@ -384,11 +403,8 @@ def _train_and_save(settings: TrainingSettings, host: Host, run: TrainingRun, pr
                 run.notices.append(f"{name} was not saved: it needs about {_megabytes(needed)}, and {_megabytes(free)} are free. Free some space.")
                 run.record("not saved", name=name, free=free, needed=needed)
                 return
-            measured = [
-                entry["eval_loss"] for entry in run.history[-2:] if "eval_loss" in entry and entry["current_steps"] == run.earlier_steps + run.step
-            ]
             before = [each for each in run.checkpoints if each["name"] != name]
-            run.checkpoints = [*before, {"name": name, "eval_loss": measured[-1] if measured else None}]
+            run.checkpoints = [*before, {"name": name, "eval_loss": _measured(run)}]
             resume.remove_whole(folder / name)  # of a run whose state is lost
             with whole_folder(folder / name) as part:
                 write_adapter(model, part)
@@ -413,6 +429,8 @@ def _train_and_save(settings: TrainingSettings, host: Host, run: TrainingRun, pr
         except Diverged as error:
             run.update(half_rate_offered=resume.unfinished(folder) is not None)
             raise _Astray(error, _batch(trainer, error, prepared, base.tokenizer)) from error
+        finally:
+            close_logs(trainer)
         if trainer.passing is not None:
             raise Stopped  # before it had caught up with its checkpoint
         run.update(status=SAVING, message="Saving", train_loss=result)
@@ -421,9 +439,38 @@ def _train_and_save(settings: TrainingSettings, host: Host, run: TrainingRun, pr
             saved = resume.unfinished(folder)
             if saved is None or saved.optimizer_step != trainer.state.global_step:
                 save_checkpoint(checkpoint_name(run.earlier_steps + prepared.plan.steps_at(trainer.state.global_step), "user"))
+        if settings.load_best_at_end:
+            _take_best(model, run, folder)
         save_all(model, settings, base.name, run, prepared, folder)
         if not goes_on:
             resume.forget(folder)
+
+
+def _measured(run: TrainingRun) -> float | None:
+    """The evaluation loss of the step that the run is at; None where it was not measured there."""
+    here = run.earlier_steps + run.step
+    return next((entry["eval_loss"] for entry in reversed(run.history[-3:]) if "eval_loss" in entry and entry["current_steps"] == here), None)
+
+
+def _take_best(model: Any, run: TrainingRun, folder: Path) -> None:
+    """Let the checkpoint with the lowest evaluation loss become the result, unless the last step's is as low."""
+    from .callbacks import best_checkpoint
+
+    best, last = best_checkpoint(run.checkpoints), _measured(run)
+    if best is None or (last is not None and last <= best["eval_loss"]):
+        return
+    try:
+        adapter = continued.finished(folder / best["name"])
+        if adapter is None:
+            raise ValueError("it is not there any more")
+        continued.put_weights(model, adapter)
+    except Exception as error:  # a broken file raises whatever its reader likes; the weights as they are now are still a result
+        run.notices.append(f"{best['name']}, which has the lowest evaluation loss, could not become the result ({first_line(error)}).")
+        return
+    at_the_end = "" if last is None else f", which is {last:.4g} at the end"
+    run.notices.append(f"The result is {best['name']}, which has the lowest evaluation loss: {best['eval_loss']:.4g}{at_the_end}.")
+    run.update(eval_loss=best["eval_loss"], kept_best=best["name"])
+    run.record("best", **best)
 
 
 class _Astray(RuntimeError):
@@ -471,11 +518,11 @@ def _batch(trainer: Any, found: Diverged, prepared: Prepared, tokenizer: Any) ->
     order, size = trainer.order.of(epoch), plan.micro_batch_size
     steps = [place * plan.accumulation + part for part in parts]
     numbers = [number for step in steps for number in order[step * size : (step + 1) * size]]
+    if prepared.packing is not None:
+        numbers = [number for row in numbers for number in row]
     said = []
     for number in numbers[:BATCH_ROWS]:
         item = prepared.blocks[number]
-    if prepared.packing is not None:
-        numbers = [number for row in numbers for number in row]
         text = " ".join(tokenizer.decode(item.input_ids).split())
         where = f"row {item.row}" if item.row else f"text from character {item.start}"
         said.append(f"In its batch: block {number + 1} ({where}): “{text if len(text) <= BATCH_TEXT else text[:BATCH_TEXT] + '…'}”")

@@ -78,7 +78,7 @@ def make_trainer(
     from transformers.trainer_callback import PrinterCallback
 
     from . import chunked_loss
-    from .callbacks import MOST_ADDED_EPOCHS, Checkpoints, Evaluation, Guard, Progress, Samples, Steering, Stops, steered
+    from .callbacks import MOST_ADDED_EPOCHS, Checkpoints, Evaluation, Guard, LiveLog, Progress, Samples, Steering, Stops, steered
 
     plan = prepared.plan
     device = model.device.type
@@ -149,6 +149,13 @@ def make_trainer(
                 )
             )
 
+        def create_optimizer(self, *rest: Any, **named: Any) -> Any:
+            begun = self.optimizer is not None
+            super().create_optimizer(*rest, **named)
+            if settings.loraplus_ratio and not begun:
+                let_b_learn_faster(self.optimizer, self.model, settings.loraplus_ratio)
+            return self.optimizer
+
         def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
             if self.lr_scheduler is None:
                 self.lr_scheduler = self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer if optimizer is None else optimizer, rate_at)
@@ -175,17 +182,6 @@ def make_trainer(
             known = not self.step_losses and self.at < len(logged)
             return torch.tensor(logged[self.at] if known else 0.0, device=self.args.device)
 
-        def floating_point_ops(self, inputs: Any) -> int:
-            return 0  # nobody asks for the sum, and counting the parameters of a large model takes milliseconds
-
-        def log(self, logs: dict[str, float], *rest: Any, **named: Any) -> None:
-            if self.passing is None:
-                if "loss" in logs:
-                    self.random_numbers = resume.random_state()
-                super().log(logs, *rest, **named)
-            elif self.state.global_step == self.passing.optimizer_step:
-                self.go_on()
-
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None, **named: Any) -> Any:
             if losses is None or return_outputs:
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch=num_items_in_batch, **named)
@@ -200,6 +196,17 @@ def make_trainer(
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
             return model(**batch).loss * counted if losses is None else losses.sum(model, batch)
 
+        def floating_point_ops(self, inputs: Any) -> int:
+            return 0  # nobody asks for the sum, and counting the parameters of a large model takes milliseconds
+
+        def log(self, logs: dict[str, float], *rest: Any, **named: Any) -> None:
+            if self.passing is None:
+                if "loss" in logs:
+                    self.random_numbers = resume.random_state()
+                super().log(logs, *rest, **named)
+            elif self.state.global_step == self.passing.optimizer_step:
+                self.go_on()
+
         def go_on(self) -> None:
             old, self.passing = self.passing, None
             try:
@@ -212,9 +219,9 @@ def make_trainer(
             self.random_numbers = resume.random_state()
             batches.passes = old.counters.get("passes", 1)
             checkpoints.by_loss.saved_at, checkpoints.by_loss.below = old.counters["loss_saved_at"], old.counters["loss_below"]
-            if evaluation is not None:
-                evaluation.measured_at = old.counters["measured_at"]
             run.update(step=old.step, epoch=self.state.epoch, **old.progress)
+            if evaluation is not None:
+                self.evaluated_before(old)
             run.update(resumed_at=old.step, total_steps=plan.steps_at(steering.end()))
             run.record("resume", checkpoint=old.folder.name, optimizer_step=old.optimizer_step)
             self.begin()
@@ -224,6 +231,13 @@ def make_trainer(
             if samples is not None:
                 samples.look(self.state)
             stops.look(self.state, self.control)
+
+        def evaluated_before(self, old: resume.Unfinished) -> None:
+            if old.settings.evaluation[0] == settings.evaluation[0]:
+                evaluation.measured_at = old.counters["measured_at"]
+                vars(evaluation.best).update(old.counters.get("best") or {})
+            else:  # losses on other data say nothing about these
+                run.checkpoints = [{**each, "eval_loss": None} for each in run.checkpoints]
 
         def begin(self) -> None:
             """From here on the steps count."""
@@ -252,13 +266,15 @@ def make_trainer(
                 "loss_below": checkpoints.by_loss.below,
                 "passes": batches.passes,
                 "measured_at": evaluation.measured_at if evaluation is not None else 0,
+                "best": vars(evaluation.best) if evaluation is not None and evaluation.best.at else None,
             }
 
+    losses = chunked_loss.chunked_loss(model)
     trainer = OurTrainer(model=model, args=arguments, train_dataset=rows, data_collator=row_collator)
     trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(LiveLog(run, trainer.callback_handler))
     batches = AutoBatch(settings, run)
     progress, steering = Progress(run, plan), Steering(run, plan, trainer.set_rate)
-    checkpoints, stops = Checkpoints(run, plan, settings, save_checkpoint), Stops(run, plan, steering.end)
     evaluation = None
     if prepared.eval is not None:
         every = plan.to_optimizer_steps(settings.evaluation[1])
@@ -267,6 +283,9 @@ def make_trainer(
             return halved(lambda size: evaluation_loss(trainer, prepared.eval, collator, size, run), settings.micro_batch_size)
 
         evaluation = Evaluation(run, every, evaluate, trainer.log)
+    best = evaluation.best if evaluation is not None else None
+    checkpoints = Checkpoints(run, plan, settings, save_checkpoint, best if settings.load_best_at_end else None)
+    stops = Stops(run, plan, steering.end, best, settings.early_stopping_patience)
     samples = None
     if sampler is not None:
         samples = Samples(run, plan.to_optimizer_steps(settings.sample_steps), lambda: sampler.answer(trainer))
@@ -276,7 +295,28 @@ def make_trainer(
         run.update(message=f"Going on from step {unfinished.step}")
     return trainer
 
-    losses = chunked_loss.chunked_loss(model)
+
+def let_b_learn_faster(optimizer: Any, model: Any, ratio: float) -> None:
+    """LoRA+ (Hayou et al. 2024, arXiv:2402.12354): the B matrices, and what has one dimension, learn at `ratio` times the rate.
+
+    The groups of PEFT's `create_loraplus_optimizer`, for every optimizer that the Trainer makes, and with its weight decay.
+    """
+    faster = {id(weight) for name, weight in model.named_parameters() if weight.requires_grad and ("lora_B" in name or weight.ndim == 1)}
+    for group in list(optimizer.param_groups):
+        its = [weight for weight in group["params"] if id(weight) in faster]
+        if its:
+            group["params"] = [weight for weight in group["params"] if id(weight) not in faster]
+            optimizer.add_param_group({**group, "params": its, "lr": group["lr"] * ratio})
+
+
+def close_logs(trainer: Any) -> None:
+    """End what TensorBoard and Weights & Biases have open, also after a failure; the next run of this process has logs of its own."""
+    for callback in trainer.callback_handler.callbacks:
+        if (writer := getattr(callback, "tb_writer", None)) is not None:
+            writer.close()
+        if (wandb := getattr(callback, "_wandb", None)) is not None and wandb.run is not None:
+            wandb.finish()
+
 
 def evaluation_loss(trainer: Any, dataset: Any, collator: Collator, batch_size: int, run: TrainingRun) -> float:
     """Mean loss of a trained token of `dataset`: every token weighs the same, in whatever batch it stands.

@@ -80,6 +80,7 @@ class TrainingRun:
     saved: bool = False  # whether the finished adapter is on disk
     checkpoints: list[dict[str, Any]] = field(default_factory=list)  # of this run, oldest first: `name`, and `eval_loss` of its step or None
     samples: list[dict[str, Any]] = field(default_factory=list)  # answers to the sample prompts, as `samples.read` gives them
+    kept_best: str = ""  # the checkpoint that became the result, where it is not the last step that did
     resumed_at: int = 0  # the step from which an earlier run is gone on with exactly; 0: it is none
     half_rate_offered: bool = False  # it diverged, and a checkpoint is there: `start(settings, host, rate_factor=0.5)` goes on from it
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -71,10 +72,17 @@ def _copy(namespace: dict[str, Any]) -> dict[str, Any]:
 def _put_back(namespace: dict[str, Any], kept: dict[str, Any]) -> None:
     namespace.clear()
     for key, (value, contents) in kept.items():
-        if contents is not None and value != contents:
+        if contents is not None and not _same(value, contents):
             value.clear()
             value.update(contents)
         namespace[key] = value
+
+
+def _same(now: Any, before: Any) -> bool:
+    """Whether two dicts or sets hold the very same things (tensors are not compared, since they answer with a tensor)."""
+    if isinstance(now, set):
+        return now == before
+    return list(now) == list(before) and all(now[key] is value for key, value in before.items())
 
 
 @contextlib.contextmanager
@@ -93,3 +101,14 @@ def random_state_kept() -> Iterator[None]:
         torch.set_rng_state(tensors)
         if cards is not None:
             torch.cuda.set_rng_state_all(cards)
+
+
+@contextlib.contextmanager
+def optimizer_overrides_forgotten() -> Iterator[None]:
+    """bitsandbytes keeps for the whole process which weights have their state in 32 bits, by their place in the optimizer, and the modules
+    themselves: the next run's optimizer would take them for its own, and a model that is unloaded would stay in memory."""
+    try:
+        yield
+    finally:
+        if (bitsandbytes := sys.modules.get("bitsandbytes")) is not None and hasattr(bitsandbytes, "optim"):
+            bitsandbytes.optim.GlobalOptimManager.get_instance().initialize()

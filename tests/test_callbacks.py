@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 from training_pro.callbacks import (
+    BestEvaluation,
     Guard,
     LossCheckpoints,
     Ordinary,
@@ -72,6 +73,30 @@ def test_checkpoint_names():
 def test_the_end_of_an_epoch_is_told_from_the_middle_of_one():
     plan = Plan(blocks=100, micro_batch_size=4, accumulation=4, epochs=3)  # 7 optimizer steps an epoch
     assert [whole_epochs(step, plan) for step in (6, 7, 8, 14, 21)] == [0, 1, 0, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("losses", "patience", "stops_at", "best_at"),
+    [
+        ([3, 2, 2.5, 2.4, 2.3], 3, 5, 2),
+        ([3, 2, 2.5, 1.9, 2.0, 2.1], 2, 6, 4),
+        ([2, 2, 2], 2, 3, 1),  # a plateau is no better loss
+        ([3, 2.9, 2.8, 2.7], 1, None, 4),
+        ([3, 4, 5, 6, 7], 0, None, 1),  # switched off
+        ([3, 4, 5, 6, 7], 1, 2, 1),
+        ([math.nan, 2, 3], 2, None, 2),
+        ([3, 2, (2.5,), (2.4,), 2.3], 2, None, 2),  # those that were asked for use up no patience
+        ([3, 2, 2.5, (1.5,), 2.3], 2, None, 4),
+        ([], 1, None, 0),
+    ],
+)
+def test_early_stopping(losses, patience, stops_at, best_at):
+    best, found = BestEvaluation(), None
+    for place, loss in enumerate(losses, 1):
+        best.add(loss[0] if isinstance(loss, tuple) else loss, place, asked=isinstance(loss, tuple))
+        if found is None and best.exhausted(patience):
+            found = place
+    assert (found, best.at) == (stops_at, best_at)
 
 
 # The guard
@@ -255,6 +280,11 @@ def kept(names, limit):
         ("a:1.5 b:1.2 c:1.1", 2, "b c"),  # the best is among the newest
         ("a-user b c d", 1, "a-user d"),  # asked for by hand
         ("a b:1.2 c", 1, "b c"),
+        ("a-best:1.5 b c-best:1.2 d", 0, "b c-best d"),  # what was only made because it was the best is removed when it is not
+        ("a-best:1.5 b:1.2 c d", 1, "b d"),
+        ("a-best:1.5 b c d", 1, "a-best d"),  # and counts for nothing while it is
+        ("a-user:1.2 b-best:1.5 c", 0, "a-user c"),
+        ("a-best:1.2 b:1.2", 0, "b"),  # saved twice at one step
     ],
 )
 def test_which_checkpoints_stay(names, limit, stay):

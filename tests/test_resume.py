@@ -97,6 +97,9 @@ def uneven(host):
         ({"save_steps": 4, "lr_scheduler_type": "cosine", "optimizer": "adafactor"}, 9),
         ({"save_steps": 4, "optimizer": "sgd", "weight_decay": 0.1, "max_grad_norm": 0}, 9),
         ({"save_steps": 2, "use_grad_checkpoint": True, "training_projection": "all-linear", "lora_RS": True}, 9),
+        ({"save_steps": 3, "adapter_kind": "PiSSA", "lora_RS": True, "lora_dropout": 0.2}, 8),
+        ({"save_steps": 3, "adapter_kind": "DoRA", "loraplus_ratio": 4, "lora_dropout": 0.2}, 8),
+        ({"save_steps": 3, "lora_modulessave": True, "loraplus_ratio": 4, "neft_noise_alpha": 5}, 8),
         ({"save_steps": 6, "grad_accumulation": 3, "group_by_length": True, "neft_noise_alpha": 5, "eval_dataset": "held", "eval_steps": 4,
           "lr_scheduler_type": "FP_3epoch_raise_hold_fall", "micro_batch_size": 3}, 20),
     ],
@@ -124,6 +127,58 @@ def test_8bit_optimizers_go_on_exactly_too(host, settings):
     whole = run_of(settings(lora_name="whole", **values), host)
     crashed(settings(**values), host, 7)
     assert adapter(run_of(settings(**values), host)) == adapter(whole)
+
+
+EVALUATIONS = {2: 3.0, 4: 2.0, 6: 2.5, 8: 2.2, 10: 2.4, 12: 1.0}
+LOOKED_AT = {"eval_dataset": "held", "eval_steps": 2, "early_stopping_patience": 2, "load_best_at_end": True, "epochs": 2}
+
+
+@pytest.fixture
+def evaluations(monkeypatch):
+    monkeypatch.setattr(trainer, "evaluation_loss", lambda trainer, *_: EVALUATIONS[trainer.state.global_step])
+
+
+@pytest.mark.parametrize(("save_steps", "names"), [(0, {"checkpoint-4-best"}), (6, {"checkpoint-4-best", "checkpoint-6"}), (2, None)])
+def test_early_stopping_and_the_best_as_the_result(host, settings, evaluations, save_steps, names):
+    """Stopped after two evaluations without a better one, also where the run goes on after one of them."""
+    values = {**LOOKED_AT, "save_steps": save_steps}
+    whole = run_of(settings(lora_name="whole", **values), host)
+    assert (whole.status, whole.step, whole.eval_loss) == (DONE, 8, 2.0), whole.message
+    assert "the evaluation loss did not fall below 2 in 2 evaluations, so the run ended at step 8 of 20" in whole.message
+    kept = "checkpoint-4" if save_steps == 2 else "checkpoint-4-best"
+    assert whole.kept_best == kept and f"as it was at {kept}" in whole.message and any("2.2 at the end" in notice for notice in whole.notices)
+    assert adapter(whole) == (whole.adapter / kept / "adapter_model.safetensors").read_bytes()
+    assert checkpoints(whole.adapter) == (names or {f"checkpoint-{step}" for step in (2, 4, 6, 8)}) and not states(whole.adapter)
+    assert json.loads((whole.adapter / "training_log.json").read_text(encoding="utf-8"))["kept_best"] == kept
+    assert f"| result | {kept}, with the lowest evaluation loss |" in (whole.adapter / "README.md").read_text(encoding="utf-8")
+
+    crashed(settings(**values), host, 7)
+    second = run_of(settings(**values), host)
+    assert (second.status, second.step, second.kept_best) == (DONE, 8, kept)
+    assert adapter(second) == adapter(whole) and second.history == whole.history and checkpoints(second.adapter) == checkpoints(whole.adapter)
+
+
+def test_the_best_of_an_interrupted_run(host, settings, evaluations):
+    """It becomes the result, and the run goes on from where it was interrupted."""
+    values = {**LOOKED_AT, "early_stopping_patience": 0, "epochs": 1.2}
+    whole = run_of(settings(lora_name="whole", **values), host)
+    assert (whole.step, whole.kept_best, whole.eval_loss) == (12, "", 1.0)  # the last step's is the lowest
+    chosen = settings(**values)
+    run = at_step(train_utils.begin(chosen, host), 7, lambda run: run.update(stop_requested=True))
+    train_utils.train(chosen, host, run)
+    assert run.status == INTERRUPTED and run.kept_best == "checkpoint-4-best" and "as it was at checkpoint-4-best" in run.message
+    assert adapter(run) == (run.adapter / "checkpoint-4-best" / "adapter_model.safetensors").read_bytes()
+    second = run_of(chosen, host)
+    assert second.resumed_at == 7 and adapter(second) == adapter(whole) and second.history == whole.history
+    assert not list(second.adapter.glob("Backup-*"))  # the interrupted adapter lies in its checkpoint
+
+
+def test_losses_on_other_data_are_not_compared(host, settings, evaluations):
+    values = {**LOOKED_AT, "load_best_at_end": False, "save_steps": 6, "epochs": 1.2}
+    crashed(settings(**values), host, 7)
+    (host.datasets_dir / "other.json").write_bytes((host.datasets_dir / "held.json").read_bytes())
+    second = run_of(settings(**{**values, "eval_dataset": "other"}), host)
+    assert (second.status, second.step) == (DONE, 12), second.message  # with the old losses it would have ended at 8
 
 
 def test_a_4bit_base(host, settings, models_folder):
@@ -391,13 +446,17 @@ def test_a_limit_of_checkpoints_spares_the_best_one(host, settings):
         ({"save_steps": 4, "epochs": 2.5}, 6 + 2),
         ({"save_steps": 1, "grad_accumulation": 4}, 3 + 1),
         ({"save_steps": 1, "save_total_limit": 3}, 5),
+        ({"load_best_at_end": True}, 2),
+        ({"load_best_at_end": True, "save_steps": 4}, 2 + 1 + 2),
     ],
     ids=str,
 )
 def test_how_many_checkpoints_a_run_makes_is_known_before(host, settings, changes, count):
     chosen = settings(**changes)
-    run = run_of(chosen, host)
     assert train_utils.planned_checkpoints(chosen, Plan.of(chosen, 40)) == count
+    if chosen.load_best_at_end:
+        return  # one of these lives only while the newer is made
+    run = run_of(chosen, host)
     assert len(checkpoints(run.adapter)) == count or chosen.save_total_limit == 3 == len(checkpoints(run.adapter))
 
 

@@ -4,6 +4,9 @@ import errno
 import json
 import os
 import shutil
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType, SimpleNamespace
 
 import peft
 import pytest
@@ -147,7 +150,67 @@ def test_noise_groups_and_tensorboard(host, settings):
     run = run_of(settings(neft_noise_alpha=5, group_by_length=True, report_to="tensorboard", weight_decay=0.1), host)
     assert run.status == DONE, run.message
     assert torch.equal(logits(host.model), before)
-    assert next(run.adapter.rglob("events.out.tfevents*"), None) is not None
+    logs = next(run.adapter.rglob("events.out.tfevents*")).parent
+    assert any(f'tensorboard --logdir "{logs}"' in notice for notice in run.notices)
+
+
+class StubbedWandb(ModuleType):
+    """What transformers calls of wandb."""
+
+    def __init__(self, url):
+        super().__init__("wandb")
+        self.__spec__ = ModuleSpec("wandb", None)
+        self.run, self.finished, self.url, self.logged = None, 0, url, []
+        self.init_error, self.config = None, {}
+
+    def init(self, **_):
+        if self.init_error:
+            raise self.init_error
+        self.run = SimpleNamespace(url=self.url, dir="/logs/offline-run-1/files", name="x", config=self.config, summary={}, _label=lambda **_: None)
+        return self.run
+
+    def log(self, figures, **_):
+        self.logged.append(figures)
+
+    def finish(self, **_):
+        self.run, self.finished = None, self.finished + 1
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return lambda *_, **__: None
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [("https://wandb.ai/me/runs/1", "shows the run at https://wandb.ai/me/runs/1"), (None, "is offline: the run's logs lie in /logs/offline-run-1.")],
+)
+def test_where_wandb_can_be_looked_at(host, settings, monkeypatch, url, said):
+    wandb = StubbedWandb(url)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    for name in ("sdk", "sdk.lib", "sdk.lib.config_util"):
+        monkeypatch.setitem(sys.modules, f"wandb.{name}", ModuleType(f"wandb.{name}"))
+    sys.modules["wandb.sdk.lib.config_util"].ConfigError = type("ConfigError", (Exception,), {})
+    monkeypatch.setattr("transformers.integrations.integration_utils.is_wandb_available", lambda: True)
+    run = run_of(settings(epochs=0.2, report_to="wandb"), host)
+    assert run.status == DONE, run.message
+    assert any(said in notice for notice in run.notices) and wandb.finished == 1 and any("train/loss" in figures for figures in wandb.logged)
+
+    wandb.init_error = type("UsageError", (Exception,), {"__module__": "wandb.errors"})("api_key not configured")
+    run = run_of(settings(epochs=0.2, report_to="wandb", lora_name="other"), host)
+    assert run.status == FAILED and "Weights & Biases could not be used (api_key not configured). Log in" in run.message
+
+    run = run_of(settings(epochs=0.2, lora_name="none"), host)
+    assert run.status == DONE and wandb.finished == 1 and not any("Biases" in notice for notice in run.notices)
+
+
+def test_what_looks_at_the_evaluation_loss_needs_evaluation_data(host, settings):
+    with pytest.raises(SettingsError) as caught:
+        train_utils.begin(settings(early_stopping_patience=2, load_best_at_end=True), host)
+    assert caught.value.problems == [
+        "Early stopping looks at the evaluation loss, and no Evaluation Dataset is chosen. Choose one, or switch Early stopping off.",
+        "Keep the best looks at the evaluation loss, and no Evaluation Dataset is chosen. Choose one, or switch Keep the best off.",
+    ]
 
 
 def test_chats_and_text_train_too(host, settings):
