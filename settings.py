@@ -60,7 +60,7 @@ class Option:
     step: float | None = None
     choices: list[str] | Callable[[], list[str]] | None = None
     files: str | None = None  # json, jsonl, text or format: a dropdown of the host's files of this kind
-    works: bool = True  # an option whose behaviour is still to come is kept in files and not shown on the page
+    works: bool = True  # False: only read from old files, and not shown on the page
     whole: bool = False  # only whole numbers
     positive: bool = False  # 0 is on the widget, but cannot be trained with
     lines: int = 1  # of a text
@@ -575,11 +575,6 @@ class TrainingSettings(BaseModel):
         shown = self.model_copy(update={"grad_accumulation": self.accumulation})
         return {key: value for key, value in shown.entered().items() if OPTIONS[key].works}
 
-    def not_on_the_page(self) -> list[str]:
-        """A notice that names the chosen options which no widget shows yet."""
-        unseen = [kind.label for key, kind in OPTIONS.items() if not kind.works and key != "batch_size" and getattr(self, key) != kind.default]
-        return [f"Not available in this version, so not copied: {', '.join(unseen)}."] if unseen else []
-
     # Reading and writing
 
     @classmethod
@@ -689,8 +684,6 @@ class TrainingSettings(BaseModel):
                 yield f"{kind.label} is {value:g}; it must be between {kind.low:g} and {high:g}."
             if kind.choices and value is not None and value not in kind.offered():
                 yield f"{kind.label} is “{value}”, which is not one of: {', '.join(kind.offered())}."
-            if not kind.works and key != "batch_size" and value != kind.default:
-                yield f"{kind.label} ({key}) is not available in this version; leave it at {kind.default!r}."
         try:
             rate = float(self.learning_rate)
         except ValueError:

@@ -90,16 +90,14 @@ def test_a_run_of_the_web_uis_own_tab_is_the_same_run_here():
     )
     assert (settings.training_projection, settings.accumulation, settings.eliminate_long_blocks) == ("all-linear", 8, True)
     values = settings.on_the_page()
-    assert values["grad_accumulation"] == 8 and "batch_size" not in values and settings.not_on_the_page() == []
+    assert values["grad_accumulation"] == 8 and "batch_size" not in values
     settings, _, notices = TrainingSettings.from_saved({**saved, "format": "Alpaca", "dataset": "None", "text_dataset": "tales"})
     assert notices == [] and settings.instruction_template == "Alpaca"
     assert (settings.dataset, settings.format, settings.datasetJSONL, settings.train_on_inputs) == ("tales", "text rows", None, True)
 
 
-def test_what_the_page_cannot_show_is_said():
-    assert TrainingSettings(packing=True, seed=1, auto_batch=True).not_on_the_page() == [
-        "Not available in this version, so not copied: Packing, Auto batch."
-    ]
+def test_every_option_is_on_the_page_but_that_of_old_files():
+    assert [key for key, kind in OPTIONS.items() if not kind.works] == ["batch_size"]
 
 
 def test_all_values_that_cannot_be_used_are_named_at_once():
@@ -153,7 +151,7 @@ def problems(**values):
         ({"raw_text_file": "there"}, ["Dataset “there” and Text file “there” are chosen at once"]),
         ({"lora_name": "../x"}, ["Name", "../x"]),
         ({"lora_name": ""}, ["Name is empty"]),
-        ({"packing": True}, ["Packing (packing) is not available"]),
+        ({"adapter_kind": "MoRA"}, ["Adapter kind is “MoRA”", "LoRA, DoRA, PiSSA"]),
         ({"cutoff_len": 8193}, ["Cutoff", "8192"]),
     ],
 )
