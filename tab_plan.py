@@ -122,7 +122,7 @@ class PlanTab:
             settings, said = presets.load_preset(self._folder, self._named(values[self.preset]), now)
         except PresetError as error:
             return {self.said: views.notice(str(error), "tp-bad")}
-        return {self.said: views.copied(values[self.preset], [*said, *settings.not_on_the_page()]), **self.tab.filled(settings)}
+        return {self.said: views.copied(values[self.preset], said), **self.tab.filled(settings)}
 
     def on_defaults(self, values: dict[Any, Any]) -> dict[Any, Any]:
         now, _ = self.tab.settings_of(values)

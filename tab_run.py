@@ -272,7 +272,7 @@ class RunTab:
         settings = self._saved(name)
         if settings is None:
             return self.tab.on_copy(name)
-        return {self.tab.report: views.copied(name, settings.not_on_the_page()), **self.tab.filled(settings)}
+        return {self.tab.report: views.copied(name, []), **self.tab.filled(settings)}
 
     # Following
 

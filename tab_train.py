@@ -422,8 +422,7 @@ class TrainTab:
         except (ValueError, OSError) as error:
             return {self.report: views.notice(f"Copy parameters from “{name}”: {error}", "tp-bad")}
         settings = settings.model_copy(update={"always_override": False, "lora_name": name})
-        said = [*problems, *notices, *settings.not_on_the_page()]
-        return {self.report: views.copied(name, said), **self.filled(settings)}
+        return {self.report: views.copied(name, [*problems, *notices]), **self.filled(settings)}
 
     def on_sort(self, newest_first: bool) -> Any:
         return gr.update(choices=[NOT_CHOSEN, *self.host.adapters(newest_first)])

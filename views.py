@@ -364,7 +364,7 @@ def controls_markdown() -> str:
             lines += ["", f"## {title}", "", "| control | key | default | range | what it does |", "|---|---|---|---|---|"]
             lines += [f"| {kind.label} | `{kind.key}` | {_default(kind)} | {_range(kind)} | {kind.help} |" for kind in shown]
     kept = [f"`{kind.key}`" for kind in OPTIONS.values() if not kind.works]
-    lines += ["", "## Kept in files, not available yet", "", ", ".join(kept) + "."]
+    lines += ["", "## Only read from old files", "", ", ".join(kept) + "."]
     return "\n".join(lines).replace("\\n", "\\\\n") + "\n"
 
 
