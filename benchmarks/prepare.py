@@ -64,8 +64,6 @@ def row_speed(tokenizer, count: int, repeats: int) -> tuple[float, float]:
         plain, ours = [], []
         for _ in range(repeats):
             plain.append(timed(lambda: tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)))
-            with open(host.datasets_dir / "bench.json", "a", encoding="utf-8") as file:
-                file.write("\n")  # of a file that is the same, nothing would be prepared again
             forget_prepared()  # of a file that is the same nothing is prepared again
             ours.append(timed(lambda: prepare(settings, tokenizer, host)))
     return count / median(plain), count / median(ours)
