@@ -6,7 +6,7 @@ import subprocess
 import pytest
 from homes import HERE, NO_WEBUI, ROOT, WEBUI_PYTHON
 
-ROOMS = ["untouched", "train_utils", "continued", "dataset_tools", "try_it", "perplexity", "host", "callbacks", "needs"]
+ROOMS = ["untouched", "adapters", "train_utils", "continued", "dataset_tools", "try_it", "perplexity", "host", "callbacks", "needs"]
 
 
 @pytest.mark.skipif(not WEBUI_PYTHON.exists(), reason=NO_WEBUI)
