@@ -70,7 +70,7 @@ def save_model(kind: str, folder: Path) -> Path:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    tokenizer = corpus.tokenizer()
+    tokenizer = corpus.tokenizer(2000) if kind == "toy" else corpus.tokenizer()
     sizes = {"50m": (len(tokenizer), 512, 1408, 10, 8), "toy": (len(tokenizer), 64, 128, 2, 4), "128k": (128_000, 256, 512, 4, 4)}
     words, width, inner, layers, heads = sizes[kind]
     config = LlamaConfig(vocab_size=words, hidden_size=width, intermediate_size=inner, num_hidden_layers=layers, num_attention_heads=heads,
