@@ -140,7 +140,7 @@ def _ui(options: argparse.Namespace) -> int:
     if port != options.port:
         _say(f"Port {options.port} is taken; {port} is used.")
     blocks.queue()
-    blocks.launch(server_name=address, server_port=port, auth=auth, prevent_thread_lock=True, quiet=True, show_error=False, **looks)
+    blocks.launch(server_name=address, server_port=port, auth=auth, prevent_thread_lock=True, quiet=True, show_error=False, max_file_size=1, **looks)
     _say(f"Training PRO is at http://127.0.0.1:{port}  (stop it with Ctrl-C)")
     _until_told(host)
     blocks.close()

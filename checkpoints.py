@@ -16,7 +16,7 @@ from typing import Any
 from . import continued, training_run
 from .compare import load_run
 from .host import Host
-from .paths import path_in, whole_folder, write_json, write_whole
+from .paths import whole_folder, write_json, write_whole
 
 CONFIG = "adapter_config.json"
 
@@ -40,7 +40,7 @@ def adapters_of(host: Host, run: str) -> list[str]:
     Raises:
         ValueError: the name is not a plain name.
     """
-    folder = path_in(host.lora_dir, run)
+    folder = host.run_folder(run)
     found = [path.parent for path in folder.glob(f"checkpoint-*/{CONFIG}") if continued.finished(path.parent) is not None]
     found.sort(key=lambda path: (_step(path.name), path.stat().st_mtime))
     top = [run] if continued.finished(folder) is not None else []
@@ -63,10 +63,7 @@ def _step(name: str) -> int:
 
 
 def _folder(host: Host, name: str) -> Path:
-    folder = host.lora_dir
-    for part in name.split("/", 1):
-        folder = path_in(folder, part)
-    return folder
+    return host.adapter_folder(name)
 
 
 # Using one
@@ -89,7 +86,7 @@ def use(host: Host, name: str) -> str:
     if active is not None and active.active and active.name == run:
         raise NotUsed(f"“{run}” is being trained; interrupt it or wait for its end.")
     try:
-        folder, chosen = path_in(host.lora_dir, run), _folder(host, name)
+        folder, chosen = host.run_folder(run), _folder(host, name)
     except ValueError as error:
         raise NotUsed(f"Checkpoint: {error}") from error
     adapter = continued.finished(chosen) if slash else None

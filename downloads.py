@@ -21,6 +21,7 @@ from urllib.parse import unquote
 import httpcore
 import httpx
 
+from .background import Job
 from .file_tools import ToolError, must_be_free
 from .paths import path_for_new, shown_name, whole_file
 
@@ -227,10 +228,7 @@ class _Connecting(httpcore.NetworkBackend):
         self._sockets = httpcore.SyncBackend()
 
     def connect_tcp(self, host: str, port: int, timeout: Any = None, local_address: Any = None, socket_options: Any = None) -> httpcore.NetworkStream:
-        try:
-            found = dict.fromkeys(str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-        except (OSError, UnicodeError) as error:
-            raise ToolError(f"Download: there is no server “{shown_name(host)}”, or no connection. Check the address.") from error
+        found = _looked_up(host, port, _left(self.deadline, timeout))
         self.private = not all(map(is_public, found))
         if self.private and not self.allow_private:
             # What the name stands for is not said: a stranger could read the names of the network from it.
@@ -246,6 +244,18 @@ class _Connecting(httpcore.NetworkBackend):
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failed = error
         raise failed
+
+
+def _looked_up(host: str, port: int, timeout: float) -> list[str]:
+    """The IP addresses of a name. The system's own look-up takes no time limit, so one that takes too long is left to itself."""
+    job = Job(lambda progress: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    if not job.done.wait(timeout):
+        raise ToolError(f"Download: where “{shown_name(host)}” lies could not be found out in {timeout:.0f} seconds. Check the address, or try again.")
+    if isinstance(job.error, (OSError, UnicodeError)):
+        raise ToolError(f"Download: there is no server “{shown_name(host)}”, or no connection. Check the address.") from job.error
+    if job.error is not None:
+        raise job.error
+    return list(dict.fromkeys(str(entry[4][0]) for entry in job.result))
 
 
 class _Stream(httpcore.NetworkStream):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .dataset_tools import read_rows, read_text
-from .paths import path_in, write_whole
+from .paths import path_for_new, write_whole
 
 
 class ToolError(ValueError):
@@ -34,7 +34,7 @@ def split(path: Path, percent: float, seed: int, overwrite: bool) -> tuple[Path,
     held_out = min(len(rows) - 1, max(1, round(len(rows) * percent / 100)))
     held = set(random.Random(seed).sample(range(len(rows)), held_out))
     parts = {"train": [row for n, row in enumerate(rows) if n not in held], "eval": [row for n, row in enumerate(rows) if n in held]}
-    targets = {part: path.with_name(f"{path.stem}_{part}{path.suffix}") for part in parts}
+    targets = {part: _target(path.parent, f"{path.stem}_{part}", path.suffix) for part in parts}
     must_be_free(targets.values(), overwrite)
     for part, target in targets.items():
         write_whole(target, as_json_lines(parts[part]) if path.suffix == ".jsonl" else json.dumps(parts[part], indent=1, ensure_ascii=False) + "\n")
@@ -80,7 +80,7 @@ def dump(prepared: Any, tokenizer: Any, folder: Path, name: str, remove_special:
     Raises:
         ToolError: a file of this name is there.
     """
-    target = path_in(folder, f"{name}_train_dataset", ".json")
+    target = _target(folder, f"{name}_train_dataset", ".json")
     must_be_free([target], overwrite)
     ends = {tokenizer.bos_token_id, tokenizer.eos_token_id} if remove_special else set()
     texts = []
@@ -105,12 +105,19 @@ def _chat(prompt: str, said: str, system: str) -> dict[str, Any]:
 
 
 def _written(path: Path, rows: list[Any], overwrite: bool) -> tuple[Path, int]:
-    target = path.with_suffix(".jsonl")
-    if target == path:
+    if path.suffix == ".jsonl":
         raise ToolError(f"Convert: “{path.name}” is JSONL already.")
+    target = _target(path.parent, path.stem, ".jsonl")
     must_be_free([target], overwrite)
     write_whole(target, as_json_lines(rows))
     return target, len(rows)
+
+
+def _target(folder: Path, name: str, ending: str) -> Path:
+    try:
+        return path_for_new(folder, name, ending)
+    except ValueError as error:  # such as a name that is too long with what is added to it
+        raise ToolError(str(error)) from error
 
 
 def must_be_free(targets: Iterable[Path], overwrite: bool) -> None:

@@ -6,6 +6,7 @@ A run asks its host for the model and the folders; nothing but this module knows
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import sys
 import threading
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from . import evaluations
-from .paths import name_problem, natural_key, path_in
+from .paths import name_problem, natural_key, path_in, refuse_links_out, shown_name
 from .rows import is_hub_name
 from .versions import dtype_argument
 
@@ -103,6 +104,7 @@ class Host:
     formats_dir: Path
     logs_dir: Path
     multi_user = False
+    used_for = ""  # what the model is held for at the moment, where whoever holds it says so
 
     # The model
 
@@ -136,11 +138,12 @@ class Host:
         raise NotImplementedError
 
     @contextlib.contextmanager
-    def using_model(self, give_up: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    def using_model(self, give_up: Callable[[], bool] = lambda: False, what: str = "") -> Iterator[None]:
         """Hold the model for a run or an evaluation, so that nothing else uses it meanwhile; waits until it is free.
 
         Args:
             give_up: asked while waiting; True ends the wait.
+            what: said to who waits for it, as `used_for`.
 
         Raises:
             NotFree: `give_up` ended the wait.
@@ -149,9 +152,11 @@ class Host:
         while not lock.acquire(timeout=0.2):
             if give_up():
                 raise NotFree
+        self.used_for = what
         try:
             yield
         finally:
+            self.used_for = ""
             self._model_was_used()
             lock.release()
 
@@ -201,6 +206,15 @@ class Host:
     def loras(self) -> list[str]:
         """Names of the LoRAs that the user has put on the model in the host's own way."""
         return []
+
+    def stranger_problem(self, model: str) -> str | None:
+        """Why somebody who is not known to sit at this machine may not have this loaded; None when they may.
+
+        A path typed on a page that others open would tell them which folders there are, and load what lies in them.
+        """
+        if model in self.offered_models():
+            return None
+        return f"“{_name_shown(model)}” is none of the models that are offered. Refresh the list and choose again."
 
     def source_of(self, model: str) -> str:
         """What `load` would load by this name: a folder or a hub id.
@@ -262,6 +276,25 @@ class Host:
 
     # The folders
 
+    def run_folder(self, name: str) -> Path:
+        """The folder of a LoRA; whether anything is there is not looked at.
+
+        Raises:
+            ValueError: not a plain name, or something in the folder is a link that leads out of it.
+        """
+        folder = path_in(self.lora_dir, name)
+        refuse_links_out(folder)
+        return folder
+
+    def adapter_folder(self, name: str) -> Path:
+        """As `run_folder`, or the folder of a checkpoint, which is named as run/checkpoint-120."""
+        run, slash, checkpoint = name.partition("/") if isinstance(name, str) else (name, "", "")
+        folder = self.run_folder(run)
+        if slash:
+            folder = path_in(folder, checkpoint)
+            refuse_links_out(folder)
+        return folder
+
     def adapters(self, newest_first: bool = False) -> list[str]:
         """Names of the folders of the adapters' directory that hold a LoRA or the settings of one."""
         found = []
@@ -288,7 +321,7 @@ class Host:
         """The file of this name, or for text the folder.
 
         Raises:
-            ValueError: the name is not a plain name.
+            ValueError: the name is not a plain name, or leads out of its folder by a link.
             FileNotFoundError: there is no such file.
         """
         folder = self._folder_of(kind)
@@ -299,6 +332,7 @@ class Host:
             if (path := path_in(folder, plain, ending)).is_file():
                 return path
         if kind == "text" and (path := path_in(folder, name)).is_dir():
+            refuse_links_out(path)
             return path
         raise FileNotFoundError(
             f"“{name}{ENDINGS[kind][0]}” is not in the folder {folder.name}; it may have been moved or renamed. Refresh the list and choose again."
@@ -434,6 +468,14 @@ class LocalHost(Host):
     def source_of(self, model: str) -> str:
         return self._find(model)
 
+    def stranger_problem(self, model: str) -> str | None:
+        # transformers takes a folder for the hub's name where one of that name is there.
+        if isinstance(model, str) and _HUB_MODEL.fullmatch(model) and not Path(model).exists():
+            return None
+        if problem := super().stranger_problem(model):
+            return f"{problem} A folder elsewhere is loaded only for a browser on this machine, while the page is not open to others, or by --model."
+        return None
+
     @contextlib.contextmanager
     def loading_others(self) -> Iterator[Callable[[str, str], None]]:
         before, source, quantization = self._model, self._source, self._quantization
@@ -461,7 +503,9 @@ class LocalHost(Host):
     def _find(self, model: str) -> str:
         if model == "demo":
             return str(DEMO_MODEL)
-        for path in (Path(model).expanduser(), self.models_dir / model):
+        if not isinstance(model, str) or not model.strip() or "\0" in model:
+            raise ModelError(f"“{_name_shown(model)}” is no name of a model. Give {self.loading_help[0].lower()}{self.loading_help[1:]}")
+        for path in (self.models_dir / model, _at_home(model)):
             if path.is_dir():
                 return str(path.resolve())
             if path.is_file():
@@ -471,6 +515,20 @@ class LocalHost(Host):
         if Path(model).is_absolute() or model.startswith((".", "~")) or "\\" in model:
             raise ModelError(f"There is no folder “{model}”. Give the folder of a model in Transformers format, or a hub id such as name/model.")
         return model
+
+
+_HUB_MODEL = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+
+
+def _at_home(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # “~nobody”: there is no such user
+        return Path(path)
+
+
+def _name_shown(name: Any) -> str:
+    return shown_name(name if isinstance(name, str) else repr(name))
 
 
 @contextlib.contextmanager
@@ -699,10 +757,7 @@ class WebuiHost(Host):
     def load(self, model: str, quantization: str = "none") -> None:
         if quantization not in QUANTIZATIONS:
             raise ModelError(f"Quantization is “{quantization}”; it must be one of {', '.join(QUANTIZATIONS)}.")
-        if model not in self.trainable_models():
-            raise ModelError(
-                f"“{model}” is no folder of {self.models_dir} that holds a model in Transformers format (config.json and safetensors). Choose another."
-            )
+        self._must_be_trainable(model)
         with self.using_model():
             self._load_quantised(model, quantization)
 
@@ -722,6 +777,17 @@ class WebuiHost(Host):
     @property
     def loras(self) -> list[str]:
         return list(getattr(self._shared, "lora_names", []))
+
+    def source_of(self, model: str) -> str:
+        self._must_be_trainable(model)
+        return super().source_of(model)
+
+    def _must_be_trainable(self, model: str) -> None:
+        if model not in self.trainable_models():
+            raise ModelError(
+                f"“{_name_shown(model)}” is no folder of {self.models_dir} that holds a model in Transformers format (config.json and safetensors). "
+                "Choose another."
+            )
 
     @contextlib.contextmanager
     def loading_others(self) -> Iterator[Callable[[str, str], None]]:

@@ -84,6 +84,24 @@ def path_in(folder: Path, name: str, ending: str = "") -> Path:
     return path
 
 
+def refuse_links_out(folder: Path) -> None:
+    """See that nothing directly inside `folder` is a link that leads out of it: what comes from somebody else may hold such.
+
+    Raises:
+        ValueError: names the first one.
+    """
+    entries: list[os.DirEntry[str]] = []
+    with contextlib.suppress(OSError), os.scandir(folder) as found:
+        entries = list(found)
+    for entry in entries:
+        if entry.is_symlink() or _is_junction(entry):
+            path_in(folder, entry.name)
+
+
+def _is_junction(entry: os.DirEntry[str]) -> bool:
+    return hasattr(entry, "is_junction") and entry.is_junction()  # from Python 3.12 on; only Windows has them
+
+
 def path_for_new(folder: Path, name: str, ending: str = "") -> Path:
     """`path_in` for what is to be made: refuses also what another disk or system would take for a name that is there already.
 
@@ -168,6 +186,29 @@ def whole_folder(path: Path):
 def _flush_to_disk(file: Path) -> None:
     with open(file, "rb+") as handle:
         os.fsync(handle.fileno())
+
+
+_PLACE = re.compile(r"(?:[A-Za-z]:[\\/]|\\\\(?=\w)|/(?=[^\s/]+/))[^\s'\"“”,;<>|:]*[^\s'\"“”,;<>|:.)\]]")
+_QUOTED_PLACE = re.compile(r"(?<=['\"“])(?:[A-Za-z]:[\\/]|\\\\(?=\w)|/(?=[^/'\"”\n]+/))[^'\"”\n]*(?=['\"”])")
+
+
+def without_folders(text: str) -> str:
+    """A message as a page that others open can show it: of a path on this machine only what stands below `user_data`, else its name.
+
+    >>> without_folders("[Errno 13] Permission denied: '/home/anna k/webui/user_data/loras/poet'; see /srv/models/base/config.json.")
+    "[Errno 13] Permission denied: 'user_data/loras/poet'; see …/config.json."
+    >>> without_folders("https://example.org/a/b.json of owner/name in C:\\\\Users\\\\anna\\\\x.json")
+    'https://example.org/a/b.json of owner/name in …/x.json'
+    """
+    text = _QUOTED_PLACE.sub(lambda found: _below(found[0]), text)
+    return re.sub(rf"(?<![\w:/.\\…]){_PLACE.pattern}", lambda found: _below(found[0]), text)
+
+
+def _below(place: str) -> str:
+    pieces = [piece for piece in re.split(r"[\\/]+", place) if piece]
+    if "user_data" in pieces:
+        return "/".join(pieces[pieces.index("user_data") :])
+    return f"…/{pieces[-1]}"
 
 
 def natural_key(name: str) -> list[tuple[int, int | str]]:

@@ -15,6 +15,7 @@ from typing import Any
 from .evaluation import DONE, FAILED, INTERRUPTED, RUNNING, WAITING, Evaluation, Measured, ranking
 from .learned import CHANGED_NOTHING, LEARNED, Learned
 from .matplotgraph import LEFT, RUN_HEX, TOP, WIDTH, Frame, drawing, is_number, nice_range
+from .paths import without_folders
 from .views import duration
 
 BAR, BETWEEN, GROUP = 15, 3, 26  # height of a bar, of the space below it, and of a group's name above its bars
@@ -48,14 +49,14 @@ def status(job: Evaluation | None) -> str:
     cells = "".join(f"<div><dt>{label}</dt><dd>{value}</dd></div>" for label, value in figures)
     return (
         f'<div class="tp-status {kind}"><div class="tp-head"><i class="tp-dot"></i><b>{WORDS[job.status]}</b><span>{escape(job.title)}</span></div>'
-        f'<div class="tp-message">{escape(message)}</div>'
+        f'<div class="tp-message">{escape(without_folders(message))}</div>'
         f'<div class="tp-bar" role="progressbar" aria-valuenow="{job.share:.0%}"><i style="width:{job.share:.1%}"></i></div>'
         f"<dl>{cells}</dl>{_list(job.problems, 'tp-problems')}{_list(job.notices, 'tp-notices')}</div>"
     )
 
 
 def _list(items: Sequence[str], name: str) -> str:
-    return f'<ul class="{name}">{"".join(f"<li>{escape(item)}</li>" for item in items)}</ul>' if items else ""
+    return f'<ul class="{name}">{"".join(f"<li>{escape(without_folders(item))}</li>" for item in items)}</ul>' if items else ""
 
 
 def results(job: Evaluation | None) -> str:

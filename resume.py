@@ -20,7 +20,7 @@ from typing import Any
 
 from . import continued
 from .host import Host, ModelFacts, model_facts
-from .paths import name_problem, path_in, write_json
+from .paths import name_problem, write_json
 from .settings import OPTIONS, TrainingSettings
 
 NUMBERS, TENSORS = "resume.json", "resume_state.pt"
@@ -170,7 +170,7 @@ def plan(settings: TrainingSettings, host: Host, data: DataPrint | None = None) 
         None where there is no unfinished run, where Override Existing Files starts afresh, and where no name is typed.
     """
     try:
-        folder = path_in(host.lora_dir, settings.lora_name)
+        folder = host.run_folder(settings.lora_name)
     except ValueError:
         return None
     found = None if settings.always_override else unfinished(folder)

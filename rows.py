@@ -363,6 +363,8 @@ def _hub(name: str) -> Iterator[Row]:
 
     match = _HUB.match(name)
     config, split = (match["first"], match["second"]) if match["second"] else (None, match["first"] or "train")
+    if Path(match["id"]).exists():  # the library would read that folder, wherever it leads
+        raise DataError([f"“{match['id']}” could be a dataset of huggingface.co or a folder of this machine; only files of the datasets folder are read."])
     try:
         yield from datasets.load_dataset(match["id"], config, split=split)
     except DataError:

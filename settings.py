@@ -587,8 +587,13 @@ class TrainingSettings(BaseModel):
         usable = {key: value for key, value in values.items() if key in OPTIONS}
         for key, value in list(usable.items()):
             label = OPTIONS[key].label
-            if OPTIONS[key].widget in ("number", "slider") and (value is None or value == ""):
+            if OPTIONS[key].widget not in ("number", "slider"):
+                continue
+            if value is None or value == "":
                 problems.append(f"{label} is empty; type a number.")
+                del usable[key]
+            elif _is_huge(value):  # no page can show it, and no computer would count that far
+                problems.append(f"{label} is {_shown(value)}; it must be between {OPTIONS[key].low:g} and {OPTIONS[key].high:g}.")
                 del usable[key]
         while True:
             try:
@@ -737,6 +742,17 @@ def _options() -> dict[str, Option]:
 
 
 OPTIONS = _options()
+
+
+def _is_huge(value: Any) -> bool:
+    if isinstance(value, str) and len(value) > 4000:  # Python reads no longer number out of a text
+        return True
+    try:
+        return abs(float(value)) > 2**53
+    except OverflowError:
+        return True
+    except (TypeError, ValueError):
+        return False
 
 
 def _shown(value: Any) -> str:

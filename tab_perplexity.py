@@ -16,8 +16,9 @@ import gradio as gr
 from . import checkpoints, evaluation, evaluations, learned, perplexity_charts, training_run, views
 from .evaluation import LOADED, PUBLIC, Evaluation, Request, Target
 from .host import QUANTIZATIONS, Host
-from .paths import natural_key, path_in
+from .paths import natural_key
 from .settings import NOT_CHOSEN, SettingsError, TrainingSettings
+from .tab_tools import on_this_machine
 from .training_run import Busy
 from .versions import hidden_from_api
 
@@ -227,9 +228,12 @@ class PerplexityTab:
     def on_loaded(self, values: dict[Any, Any]) -> dict[Any, Any]:
         return self._begin(values, lambda more: Request((LOADED,), **more))
 
-    def on_models(self, values: dict[Any, Any]) -> dict[Any, Any]:
+    def on_models(self, values: dict[Any, Any], request: gr.Request) -> dict[Any, Any]:
         targets = tuple(Target("model", name, values[self.quantization]) for name in values[self.models] or [])
-        return self._begin(values, lambda more: Request(targets, **more), [] if targets else ["Models: choose one or more."])
+        found = [] if targets else ["Models: choose one or more."]
+        if not on_this_machine(request):
+            found += [f"Models: {problem}" for target in targets if (problem := self.host.stranger_problem(target.name))]
+        return self._begin(values, lambda more: Request(targets, **more), found)
 
     def on_loras(self, values: dict[Any, Any]) -> dict[Any, Any]:
         targets = tuple(Target("adapter", name) for name in values[self.loras] or [])
@@ -261,7 +265,7 @@ class PerplexityTab:
         if not chosen or chosen == AS_ON_THE_PAGE:
             return self.train.settings_of(values)
         try:
-            settings, _, _ = TrainingSettings.load_leniently(path_in(self.host.lora_dir, chosen) / "training_parameters.json")
+            settings, _, _ = TrainingSettings.load_leniently(self.host.run_folder(chosen) / "training_parameters.json")
         except (ValueError, OSError) as error:
             return None, [f"Prepare rows: “{chosen}”: {error}"]
         return settings, []

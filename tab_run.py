@@ -14,7 +14,6 @@ import gradio as gr
 
 from . import continued, diary, resume, training_run, views
 from .matplotgraph import chart_svg
-from .paths import path_in
 from .settings import OPTIONS, TrainingSettings
 from .training_run import ADD_EPOCH, COOL_DOWN, EVALUATE, SCALE_RATE, TrainingRun
 from .versions import hidden_from_api
@@ -194,7 +193,7 @@ class RunTab:
         if not settings.lora_name:
             return self.offer_of(self.shown_run())
         try:
-            folder = path_in(self.host.lora_dir, settings.lora_name)
+            folder = self.host.run_folder(settings.lora_name)
         except ValueError:
             return self._offer()
         if settings.always_override or not folder.is_dir():
@@ -237,7 +236,7 @@ class RunTab:
     def _saved(self, name: str) -> TrainingSettings | None:
         """The settings with which the unfinished run of this name was begun."""
         try:
-            found = resume.unfinished(path_in(self.host.lora_dir, name))
+            found = resume.unfinished(self.host.run_folder(name))
         except ValueError:
             return None
         return found.settings.model_copy(update={"lora_name": name, "always_override": False}) if found is not None else None

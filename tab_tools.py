@@ -183,8 +183,8 @@ class ToolsTab:
     def _rows_path(self, name: str | None) -> Path:
         if not name or name == NOT_CHOSEN:
             raise ToolError("Dataset is not chosen.")
-        ending = next((ending for ending in (".jsonl", ".json") if name.endswith(ending)), "")
-        path = path_in(self.host.datasets_dir, name.removesuffix(ending), ending)
+        ending = next((ending for ending in (".jsonl", ".json") if str(name).endswith(ending)), "")
+        path = path_in(self.host.datasets_dir, str(name).removesuffix(ending), ending)
         if not ending or not path.is_file():
             raise ToolError(f"“{name}” is not in the folder {self.host.datasets_dir.name}. Refresh the list and choose again.")
         return path

@@ -16,14 +16,14 @@ from . import token_view, training_run, views
 from .background import Job
 from .chat_templates import HOSTS
 from .host import QUANTIZATIONS, Host, ModelError
-from .paths import path_in
+from .paths import name_problem
 from .rows import DataError
 from .settings import BUILT_IN, NOT_CHOSEN, OPTIONS, SECTIONS, Option, SettingsError, TrainingSettings, optimizers
 from .slicer_view import Slices
 from .tab_plan import PlanTab
 from .tab_run import POLL_SECONDS, RunTab
 from .tab_samples import SamplesTab
-from .tab_tools import ToolsTab
+from .tab_tools import ToolsTab, on_this_machine
 from .training_run import Busy, TrainingRun
 from .try_it import AS_CHAT, AS_TEXT, AS_TRAINED, CannotAnswer, answers
 from .versions import hidden_from_api
@@ -217,7 +217,8 @@ class TrainTab:
         for name in self.host.adapters(newest_first=True):
             found.append(name)
             checkpoints = (self.host.lora_dir / name).glob("checkpoint-*/adapter_config.json")
-            found += [f"{name}/{path.parent.name}" for path in sorted(checkpoints, key=lambda path: path.parent.stat().st_mtime)]
+            shown = [path.parent for path in checkpoints if name_problem(path.parent.name) is None]
+            found += [f"{name}/{path.name}" for path in sorted(shown, key=lambda path: path.stat().st_mtime)]
         return found
 
     # Wiring
@@ -410,7 +411,7 @@ class TrainTab:
         return {self.tokens: views.token_view(item, token_view.tokens(item, tokenizer), place, len(numbers), which), self.block: place}
 
     def on_higher_ranks(self, higher: bool) -> list[Any]:
-        settings = TrainingSettings(higher_rank_limit=higher)
+        settings = TrainingSettings(higher_rank_limit=higher is True)
         return [gr.update(maximum=settings.highest(key)) for key in ("lora_rank", "lora_alpha")]
 
     def on_copy(self, name: str | None) -> dict[Any, Any]:
@@ -418,7 +419,7 @@ class TrainTab:
         if not name or name == NOT_CHOSEN:
             return {self.report: ""}
         try:
-            settings, problems, notices = TrainingSettings.load_leniently(path_in(self.host.lora_dir, name) / "training_parameters.json")
+            settings, problems, notices = TrainingSettings.load_leniently(self.host.run_folder(name) / "training_parameters.json")
         except (ValueError, OSError) as error:
             return {self.report: views.notice(f"Copy parameters from “{name}”: {error}", "tp-bad")}
         settings = settings.model_copy(update={"always_override": False, "lora_name": name})
@@ -437,7 +438,7 @@ class TrainTab:
             return {self.base_answer: "", self.adapter_answer: "", self.try_message: views.notice(str(error), "tp-bad")}
         return {self.base_answer: said.base, self.adapter_answer: said.adapter, self.try_message: ""}
 
-    def on_load_model(self, model: str | None, quantization: str):
+    def on_load_model(self, model: str | None, quantization: str, request: gr.Request):
         run = training_run.current()
         if run is not None and run.active:
             yield {self.model_line: views.notice(f"Not loaded: {training_run.busy_message(run)}", "tp-bad")}
@@ -447,6 +448,9 @@ class TrainTab:
             return
         if not model:
             yield {self.model_line: views.notice(f"Not loaded: no model is chosen. {self.host.how_to_load()}", "tp-bad")}
+            return
+        if not on_this_machine(request) and (problem := self.host.stranger_problem(model)):
+            yield {self.model_line: views.notice(f"Not loaded: {problem}", "tp-bad")}
             return
         yield {self.model_line: views.notice(f"Loading {model} …")}
         self.loading = True

@@ -17,7 +17,7 @@ from .auto_batch import is_out_of_memory, what_to_change
 from .dataset_tools import DataError, Prepared, prepare
 from .host import Host, ModelError, NotFree, free_memory, model_facts
 from .packing import CannotPack, layout_of
-from .paths import name_problem, path_in, whole_folder
+from .paths import name_problem, path_for_new, path_in, refuse_links_out, whole_folder
 from .samples import sampler_of
 from .saving import holds_a_run, room_for, save_all
 from .settings import OPTIONS, PROJECTIONS, Plan, SettingsError, TrainingSettings
@@ -113,7 +113,8 @@ def _layout(settings: TrainingSettings, model: Any) -> str | None:
 
 def _folder_problems(settings: TrainingSettings, host: Host) -> list[str]:
     try:
-        folder = path_in(host.lora_dir, settings.lora_name)
+        folder = path_for_new(host.lora_dir, settings.lora_name)
+        refuse_links_out(folder)
     except ValueError as error:
         return [f"Name: {error}"]
     if folder.exists() and not folder.is_dir():

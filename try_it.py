@@ -12,7 +12,6 @@ from .chat_templates import TemplateError, render, template_for
 from .dataset_tools import DataError, bos_eos, by_key_set, choose_pad_id, read_format
 from .encoding import tokens_of
 from .host import Host
-from .paths import path_in
 from .settings import TrainingSettings
 from .slicer import with_bos_eos
 from .training_run import busy_message, current
@@ -78,10 +77,7 @@ def adapter_folder(host: Host, adapter: str | None) -> Path | None:
     if not adapter or adapter == "None":
         return None
     try:
-        # a checkpoint is named as run/checkpoint-120: two names, each checked
-        folder = host.lora_dir
-        for name in adapter.split("/", 1):
-            folder = path_in(folder, name)
+        folder = host.adapter_folder(adapter)
     except ValueError as error:
         raise CannotAnswer(f"LoRA: {error}") from error
     if not (folder / "adapter_config.json").is_file():

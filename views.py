@@ -12,6 +12,7 @@ from .blocks import Item
 from .continued import Finished
 from .dataset_tools import Report
 from .host import Host
+from .paths import without_folders
 from .resume import THE_DATA, ResumePlan
 from .resume import Item as ResumeItem
 from .settings import BUILT_IN, NOT_CHOSEN, OPTIONS, SECTIONS
@@ -25,12 +26,12 @@ STATUS_WORDS = {PREPARING: "Preparing", TRAINING: "Training", SAVING: "Saving", 
 def model_line(host: Host, said: str = "") -> str:
     """The line on top: the loaded model with what there is to say about it, or why it cannot be trained and what to do."""
     if problem := host.model_problem():
-        hint = f'<span class="tp-hint">{escape(said)}</span>' if said else ""
-        return f'<div class="tp-model tp-bad"><b>No model to train</b><span>{escape(problem)}</span>{hint}</div>'
+        hint = f'<span class="tp-hint">{_said(said)}</span>' if said else ""
+        return f'<div class="tp-model tp-bad"><b>No model to train</b><span>{_said(problem)}</span>{hint}</div>'
     facts = host.facts
     context = f"{facts.context:,} tokens of context" if facts.context else "context length unknown"
     parts = [facts.architecture, f"{facts.size} parameters", facts.weights, facts.device, context]
-    hint = "".join(f'<span class="tp-hint">{escape(text)}</span>' for text in (said, facts.hint) if text)
+    hint = "".join(f'<span class="tp-hint">{_said(text)}</span>' for text in (said, facts.hint) if text)
     return f'<div class="tp-model"><b>{escape(facts.name)}</b>{"".join(f"<span>{escape(part)}</span>" for part in parts)}{hint}</div>'
 
 
@@ -75,7 +76,7 @@ def status(run: TrainingRun | None) -> str:
     return (
         f'<div class="tp-status {kind}"><div class="tp-head"><i class="tp-dot"></i><b>{STATUS_WORDS[run.status]}</b>'
         f"<span>“{escape(run.name)}”</span></div>"
-        f'<div class="tp-message">{escape(message) if message != STATUS_WORDS[run.status] else ""}</div>'
+        f'<div class="tp-message">{_said(message) if message != STATUS_WORDS[run.status] else ""}</div>'
         f'<div class="tp-bar" role="progressbar" aria-valuenow="{share:.0%}"><i style="width:{share:.1%}"></i></div>'
         f"<dl>{cells}</dl>{_list(run.problems, 'tp-problems')}{_list(run.notices, 'tp-notices')}"
         f"{'' if run.active else _carried_out(run)}</div>"
@@ -203,11 +204,17 @@ def bytes_of(done: int, size: int | None) -> str:
 
 
 def notice(text: str, kind: str = "tp-idle") -> str:
-    return f'<div class="tp-status {kind}">{escape(text)}</div>'
+    return f'<div class="tp-status {kind}">{_said(text)}</div>'
 
 
 def _list(items: list[str], name: str) -> str:
-    return f'<ul class="{name}">{"".join(f"<li>{escape(item)}</li>" for item in items)}</ul>' if items else ""
+    return f'<ul class="{name}">{"".join(f"<li>{_said(item)}</li>" for item in items)}</ul>' if items else ""
+
+
+def _said(text: str) -> str:
+    """A message as the page can hold it. What a library said tells nobody where on this machine the program lies, and half of a surrogate
+    pair, which a request made by hand may hold, breaks no answer."""
+    return escape(without_folders(text.encode("utf-8", "replace").decode("utf-8")))
 
 
 def copied(name: str, said: list[str]) -> str:
