@@ -172,12 +172,14 @@ def main() -> None:
             host = LocalHost(Path(folder) / f"data-{quantization}")
             host.load(str(model), quantization)
             weights = host.facts.parameters
-            rows = instruction_rows(40 if options.toy else 8000, host.tokenizer)
-            (host.datasets_dir / "bench.json").write_text(json.dumps(rows), encoding="utf-8")
-            (host.formats_dir / "bench.json").write_text(json.dumps({"instruction,output": "%instruction%%output%"}), encoding="utf-8")
+            data = {"dataset": "sample-alpaca", "format": "alpaca-format"}
+            if not options.toy:
+                data = {"dataset": "bench", "format": "bench"}
+                (host.datasets_dir / "bench.json").write_text(json.dumps(instruction_rows(8000, host.tokenizer)), encoding="utf-8")
+                (host.formats_dir / "bench.json").write_text(json.dumps({"instruction,output": "%instruction%%output%"}), encoding="utf-8")
             for cutoff in cutoffs:
                 settings = TrainingSettings(
-                    lora_name="bench", dataset="bench", format="bench", cutoff_len=cutoff, packing=True, always_override=True, epochs=50,
+                    lora_name="bench", **data, cutoff_len=cutoff, packing=True, always_override=True, epochs=50,
                     save_steps_under_loss=0, optimizer="adamw_torch_fused", attention="flash_attention_2" if flash() else "auto",
                 )  # fmt: skip
                 for way in ways:
