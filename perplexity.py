@@ -134,7 +134,7 @@ def perplexity(
     ids = torch.as_tensor(input_ids, dtype=torch.long).reshape(-1).cpu()
     max_length = max_length or context_of(model)
     if len(ids) < 2:
-        raise ValueError(f"The text has {len(ids)} tokens; at least 2 are needed, since the first has no context.")
+        raise ValueError(f"The text has {len(ids)} token{'' if len(ids) == 1 else 's'}; at least 2 are needed, since the first has no context.")
     if max_length < 2:
         raise ValueError(f"max_length is {max_length}; it must be at least 2 tokens.")
     if not 1 <= stride <= max_length:

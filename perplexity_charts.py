@@ -91,7 +91,7 @@ def _cell(each: Measured | None) -> str:
         return "<td>–</td>"
     mark = ' <span class="tp-mark">partial</span>' if each.partial else ""
     if each.before:
-        mark = f' <span class="tp-mark" title="{escape(each.before)}">measured {escape(each.before[:10])}</span>'
+        mark = f' <span class="tp-mark" title="measured {escape(each.before)}">earlier</span>'
     return f'<td class="tp-number">{figure(each.value)}{mark}</td>'
 
 

@@ -25,8 +25,8 @@ from .versions import hidden_from_api
 POLL_SECONDS = 0.7
 HEARTBEAT = 15.0  # seconds: an idle viewer that has gone is noticed when something is sent to it
 ROW_ENDINGS = (".json", ".jsonl", ".csv", ".parquet")
-AS_ON_THE_PAGE = "As the tab Train LoRA is set"
-OWN_HELD_OUT = "The run's own evaluation data"
+AS_ON_THE_PAGE = "As Train LoRA is set"
+OWN_HELD_OUT = "The run's own"
 
 
 class PerplexityTab:
@@ -70,7 +70,7 @@ class PerplexityTab:
         with gr.Group():
             texts = self._texts()
             self.texts = gr.Dropdown(
-                texts, value=texts[len(PUBLIC) :][:1] or texts[:1],  # what needs no network, where there is any
+                texts, value=self._own_text() or texts[:1],  # what needs no network, where there is any
                 multiselect=True, allow_custom_value=True, label="Input dataset", elem_id="tp-pp-texts", interactive=self.usable,
                 info="wikitext, ptb and ptb_new are downloaded once; the others are the .txt files of the datasets folder.",
             )  # fmt: skip
@@ -132,7 +132,7 @@ class PerplexityTab:
                 )  # fmt: skip
                 self.held_out = gr.Dropdown(
                     self._held_out(), value=OWN_HELD_OUT, allow_custom_value=True, label="Held-out data", elem_id="tp-pp-held_out", min_width=180,
-                    info="Data of the same kind that was not trained on.", interactive=self.usable,
+                    info="Of the same kind as the data, but not trained on.", interactive=self.usable,
                 )  # fmt: skip
             self.prompts = gr.Textbox(
                 lines=2, label="Prompts", placeholder="The run's sample prompts, else three of ours", elem_id="tp-pp-prompts", interactive=self.usable,
@@ -157,6 +157,7 @@ class PerplexityTab:
             self.refresh = gr.Button("Refresh", size="sm", elem_id="tp-pp-refresh", interactive=self.usable, min_width=110)
             self.export = gr.Button("Export CSV", size="sm", elem_id="tp-pp-export", interactive=self.usable, min_width=110)
         self.table_said = gr.HTML("", elem_id="tp-pp-table-said")
+        self.lost_said = gr.HTML("", elem_id="tp-pp-lost")
         self.lost_row = gr.Row(visible=False)
         with self.lost_row:
             self.put_back = gr.Button("Put them back", size="sm", elem_id="tp-pp-put-back", interactive=self.usable, min_width=110)
@@ -166,6 +167,14 @@ class PerplexityTab:
 
     def _texts(self) -> list[str]:
         return [*PUBLIC, *self.host.data_files("text")]
+
+    def _own_text(self) -> list[str]:
+        """The first text file in which anything stands; the web UI brings an empty one."""
+        for name in self.host.data_files("text"):
+            path = self.host.datasets_dir / f"{name}.txt"
+            if path.is_file() and path.stat().st_size:
+                return [name]
+        return []
 
     def _rows(self) -> list[str]:
         names = dict.fromkeys([*self.host.data_files("json"), *self.host.data_files("jsonl")])
@@ -208,17 +217,19 @@ class PerplexityTab:
         self.interrupt.click(self.on_interrupt, None, [self.status], **quiet)
         self.use.click(self.on_use, [self.best], shown, **quiet)
         looked = [self.filter, self.sort]
-        table = [self.table, self.row, self.table_said, self.lost_row]
+        table = [self.table, self.row, self.lost_said, self.lost_row]
+        changed = [*table, self.table_said]
         self.filter.change(self.on_table, looked, table, trigger_mode="always_last", **quiet)
         self.sort.change(self.on_table, looked, table, **quiet)
+        self.results.change(self.on_table, looked, table, trigger_mode="always_last", **quiet)  # a new figure is in the table, too
         lists = list(self.lists())
         self.refresh.click(self.on_refresh, looked, [*table, *lists], **quiet)
         self.row.change(self.on_row, [self.row], [self.comment], **quiet)
-        self.save_comment.click(self.on_comment, [self.row, self.comment, *looked], table, **quiet)
-        self.delete.click(self.on_delete, [self.row, *looked], [*table, self.comment], **quiet)
+        self.save_comment.click(self.on_comment, [self.row, self.comment, *looked], changed, **quiet)
+        self.delete.click(self.on_delete, [self.row, *looked], [*changed, self.comment], **quiet)
         self.export.click(self.on_export, looked, [self.table_said], **quiet)
-        self.put_back.click(self.on_put_back, looked, table, **quiet)
-        self.let_go.click(self.on_let_go, looked, table, **quiet)
+        self.put_back.click(self.on_put_back, looked, changed, **quiet)
+        self.let_go.click(self.on_let_go, looked, changed, **quiet)
         page = gr.context.Context.root_block
         followed = [*self._shown(), *table, *lists]
         page.load(self.follow, None, followed, concurrency_limit=None, show_progress="hidden", **hidden_from_api(page.load))
@@ -312,7 +323,7 @@ class PerplexityTab:
             lost = len(evaluations.lost(self.host.evaluations_file))
         except (ValueError, OSError) as error:
             nothing = {self.table: views.notice(f"The table cannot be shown: {error}", "tp-bad"), self.row: gr.update(choices=[], value=None)}
-            return {**nothing, self.table_said: "", self.lost_row: gr.update(visible=False)}
+            return {**nothing, self.lost_said: "", self.lost_row: gr.update(visible=False)}
         columns = [*evaluations.COLUMNS, *(name for name in dict.fromkeys(name for row in rows for name in row) if name not in evaluations.COLUMNS)]
         said = ""
         if lost:
@@ -322,8 +333,8 @@ class PerplexityTab:
             )
         return {
             self.table: perplexity_charts.history(rows, columns),
-            self.row: gr.update(choices=[(_row_words(row), evaluations.key(row)) for row in rows], value=None),
-            self.table_said: said,
+            self.row: gr.update(choices=[(_row_words(row), evaluations.key(row)) for row in rows]),
+            self.lost_said: said,
             self.lost_row: gr.update(visible=lost > 0),
         }
 
@@ -333,18 +344,22 @@ class PerplexityTab:
     def on_refresh(self, words: str | None, sort: str) -> dict[Any, Any]:
         return {**self.on_table(words, sort), **self.lists()}
 
-    def on_row(self, wanted: str | None) -> str:
+    def on_row(self, wanted: str | None) -> Any:
+        """The chosen row's comment, to be edited."""
         try:
-            rows = evaluations.read(self.host.evaluations_file)
+            row = next((row for row in evaluations.read(self.host.evaluations_file) if evaluations.key(row) == wanted), None)
         except (ValueError, OSError):
-            return ""
-        return next((row["Comment"] for row in rows if evaluations.key(row) == wanted), "")
+            row = None
+        if row is None:
+            return gr.update(value="", label="Comment")
+        return gr.update(value=row["Comment"], label=f"Comment on {_measured_words(row)}")
 
     def on_comment(self, wanted: str | None, text: str | None, words: str | None, sort: str) -> dict[Any, Any]:
         return self._changed(wanted, lambda file: evaluations.comment(file, wanted, text or ""), "The comment is saved.", words, sort)
 
     def on_delete(self, wanted: str | None, words: str | None, sort: str) -> dict[Any, Any]:
-        return {**self._changed(wanted, lambda file: evaluations.delete(file, wanted), "The row is deleted.", words, sort), self.comment: ""}
+        shown = self._changed(wanted, lambda file: evaluations.delete(file, wanted), "The row is deleted.", words, sort)
+        return {**shown, self.row: {**shown[self.row], "value": None}, self.comment: gr.update(value="", label="Comment")}
 
     def on_put_back(self, words: str | None, sort: str) -> dict[Any, Any]:
         return self._changed("all", evaluations.put_back, "The rows are in the table again.", words, sort)
@@ -361,8 +376,7 @@ class PerplexityTab:
             said = views.notice(done, "tp-ok")
         except (evaluations.Gone, ValueError, OSError) as error:  # filelock's Timeout is an OSError
             said = views.notice(str(error), "tp-bad")
-        shown = self.on_table(words, sort)
-        return {**shown, self.table_said: said + shown[self.table_said]}
+        return {**self.on_table(words, sort), self.table_said: said}
 
     def on_export(self, words: str | None, sort: str) -> str:
         """A link that hands out the rows as the table shows them."""
@@ -381,7 +395,7 @@ class PerplexityTab:
         job = evaluation.current()
         first = {**self.on_table("", next(iter(evaluations.SORTS))), **self.lists()}
         yield {**first, **self._look(job)}
-        seen, active, trained, quiet_for = self._mark(job), job is not None and job.active, self._runs(), 0.0
+        seen, trained, quiet_for = self._mark(job), self._runs(), 0.0
         while True:
             await asyncio.sleep(POLL_SECONDS)
             quiet_for += POLL_SECONDS
@@ -390,10 +404,8 @@ class PerplexityTab:
                 trained, quiet_for = ended, 0.0
                 yield self.lists()
             if (mark := self._mark(job)) != seen:
-                now = job is not None and job.active
-                more = {**self.on_table("", next(iter(evaluations.SORTS))), **self.lists()} if active and not now else {}
-                yield {**self._look(job), **more}
-                seen, active, quiet_for = mark, now, 0.0
+                yield self._look(job)
+                seen, quiet_for = mark, 0.0
             elif job is not None and job.active:
                 yield {self.status: perplexity_charts.status(job)}  # the clock goes on
                 quiet_for = 0.0
@@ -432,5 +444,9 @@ def _whole(value: Any, default: int) -> int:
 
 
 def _row_words(row: dict[str, str]) -> str:
+    return f"{row['Date']} · {_measured_words(row)} · {row['stride']}/{row['max_length']}"
+
+
+def _measured_words(row: dict[str, str]) -> str:
     name = row["Model"] if row["LoRAs"] in ("", "-") else f"{row['Model']} + {row['LoRAs']}"
-    return f"{row['Date']} · {name} · {row['Dataset']} · {row['stride']}/{row['max_length']}"
+    return f"{name} · {row['Dataset']}"

@@ -1,9 +1,12 @@
 import json
+import shutil
+import subprocess
 import threading
 import time
 
 import pytest
 import torch
+from homes import HERE, NO_WEBUI, WEBUI_PYTHON, make_webui
 from tiny import SENTENCES
 from training_pro import checkpoints, evaluation, evaluations, train_utils, training_run
 from training_pro.evaluation import BASE, LOADED, PUBLIC, Evaluation, Request, Target
@@ -278,9 +281,68 @@ def test_everything_that_is_wrong_is_said_at_once(host, settings):
     (host.datasets_dir / "empty.txt").write_text("", encoding="utf-8")
     done = evaluation.run_here(Request((BASE,), ("empty", "tale"), stride=300), host)
     assert done.problems == [
-        "llama on empty: The text has 1 tokens; at least 2 are needed, since the first has no context.",
+        "llama on empty: The text has 1 token; at least 2 are needed, since the first has no context.",
         "llama on tale: Stride is 300; it must be between 1 and max_length (256), or tokens would be left out.",
     ]
     assert done.status == "failed"
     with pytest.raises(SettingsError, match="holds no checkpoint and no LoRA"):
         evaluation.request_for_run(host, "nobody")
+
+
+IN_THE_WEB_UI = """
+import sys
+sys.argv = ["server.py", "--loader", "Transformers"]
+sys.path[:0] = [{standin!r}, ".", "user_data/extensions"]
+import threading
+from modules import shared
+from modules.LoRA import add_lora_to_model
+from modules.models import load_model
+shared.generation_lock = threading.Lock()
+shared.model, shared.tokenizer = load_model("demo")
+add_lora_to_model(["poet"])
+from training_pro import evaluation, evaluations
+from training_pro.evaluation import LOADED, Request, Target
+from training_pro.host import WebuiHost
+host = WebuiHost()
+window = dict(texts=("tale",), stride=32, max_length=64)
+first = evaluation.run_here(Request((LOADED,), **window), host)
+print(evaluation.problems(Request((Target("model", "gone"),), **window), host))
+others = evaluation.run_here(Request((Target("model", "demo"), Target("model", "tiny")), **window), host)
+back = list(shared.lora_names)
+again = evaluation.run_here(Request((LOADED,), **window), host)
+refused = evaluation.problems(Request((Target("adapter", "poet"),), **window), host)
+add_lora_to_model([])
+alone = evaluation.run_here(Request((Target("adapter", "poet"),), **window), host)
+shown = lambda done: [(each.model, list(each.loras), bool(each.before)) for each in done.results]
+print([shown(done) for done in (first, others, again, alone)])
+print(first.results[0].value == again.results[0].value != others.results[0].value)
+print(others.problems + others.notices, shared.model_name, back, refused)
+from modules import evaluate
+print(evaluate.generate_markdown_table()[["Model", "LoRAs"]].values.tolist(), shared.generation_lock.locked())
+"""
+
+
+@pytest.mark.skipif(not WEBUI_PYTHON.exists(), reason=NO_WEBUI)
+def test_in_the_web_ui_the_model_comes_back_with_its_loras(tmp_path, models_folder):
+    import peft
+    from training_pro.host import DEMO_MODEL, load_transformers_model
+
+    make_webui(tmp_path)
+    shutil.copytree(models_folder / "llama", tmp_path / "user_data" / "models" / "tiny")
+    (tmp_path / "user_data" / "training" / "datasets" / "tale.txt").write_text("The bear eats honey. " * 20, encoding="utf-8")
+    model, _ = load_transformers_model(str(DEMO_MODEL), "none")
+    config = peft.LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    peft.get_peft_model(model, config).save_pretrained(tmp_path / "user_data" / "loras" / "poet")
+    saved = tmp_path / "user_data" / "loras" / "poet" / "adapter_config.json"
+    known = {name: value for name, value in json.loads(saved.read_text(encoding="utf-8")).items() if name in ("r", "lora_alpha", "target_modules")}
+    saved.write_text(json.dumps({**known, "peft_type": "LORA", "task_type": "CAUSAL_LM"}), encoding="utf-8")  # for the older PEFT
+    code = IN_THE_WEB_UI.format(standin=str(HERE / "standin"))
+    done = subprocess.run([str(WEBUI_PYTHON), "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = done.stdout.splitlines()[-4:]
+    with_lora = [("demo", ["poet"], False)]
+    assert "“gone” is no folder of" in done.stdout
+    assert lines[0] == str([with_lora, [("demo", [], False), ("tiny", [], False)], [("demo", ["poet"], True)], [("demo", ["poet"], True)]])
+    assert lines[1] == "True"
+    assert lines[2].startswith("[] demo ['poet'] ['The model has the LoRA poet on it.")
+    assert all(text in lines[3] for text in ("['demo', '-']", "['demo', 'poet']", "['tiny', '-']")) and lines[3].endswith("]] False")

@@ -433,3 +433,11 @@ def test_bos_stands_once_at_the_beginning(tokenizer, caplog):
     assert len(encode(tokenizer, "hello world " * 50)) > 8 and "longer than" not in caplog.text
     tokenizer.bos_token = None
     assert encode(tokenizer, "hello world") == plain and encode(tokenizer, "") == []
+
+
+def test_a_window_longer_than_learned_positions_is_refused():
+    ids = tokens(300)
+    with pytest.raises(ValueError, match="max_length is 257; this model has positions for 256 tokens"):
+        perplexity(make_gpt2(200), ids, stride=16, max_length=257)
+    assert perplexity(make_gpt2(200), ids[:200], stride=16, max_length=257).scored_tokens == 199  # no window is that long
+    assert perplexity(make_llama(200), ids, stride=64, max_length=290).scored_tokens == 299  # rotary: computed for any place
