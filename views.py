@@ -273,7 +273,8 @@ def packing_words(found: Report, settings: Any) -> str:
         return ""
     return (
         f"on, the blocks would share {found.packed_rows:,} rows: {found.packed_steps_per_epoch:,} steps per epoch instead of "
-        f"{found.steps_per_epoch:,}, and {found.packed_padding:.0%} of what is computed would be padding instead of {found.padding:.0%}"
+        f"{found.steps_per_epoch:,}, and {found.packed_padding:.0%} of what is computed would be padding instead of {found.padding:.0%}. "
+        f"With True Batch Size {max(1, round(settings.micro_batch_size * found.packed_rows / found.blocks))} a step learns about as many tokens as now"
     )
 
 

@@ -68,3 +68,19 @@ def test_the_report():
 def test_the_documentation_of_the_controls_is_that_of_the_settings():
     written = (pathlib.Path(__file__).parent.parent / "docs" / "controls.md").read_text(encoding="utf-8")
     assert written == views.controls_markdown(), "run: python -m training_pro controls > docs/controls.md"
+
+
+def test_packing_is_offered_with_its_gain_where_there_is_one(host, settings):
+    from training_pro.dataset_tools import prepare
+
+    report = Report(blocks=1000, packed_rows=300, packed_steps_per_epoch=75, steps_per_epoch=250, padding=0.41, packed_padding=0.02)
+    assert views.packing_words(report, TrainingSettings()) == (
+        "on, the blocks would share 300 rows: 75 steps per epoch instead of 250, and 2% of what is computed would be padding instead of 41%. "
+        "With True Batch Size 1 a step learns about as many tokens as now"
+    )
+    chosen = TrainingSettings(packing=True)
+    assert views.packing_words(report, chosen) == "300 rows of 3.3 blocks each; 2% of what is computed is padding"
+    assert views.packing_words(Report(blocks=10, packed_rows=9), TrainingSettings()) == ""
+    found = prepare(settings(micro_batch_size=2), host.tokenizer, host, look=True).report
+    assert f"<th>Packing</th><td>off</td><td>on, the blocks would share {found.packed_rows} rows" in views.report(found, settings(micro_batch_size=2))
+    assert 0 < found.packed_rows < 20 and found.packed_padding < 0.2 and found.padding < 0.2
