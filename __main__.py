@@ -210,7 +210,7 @@ def read_run(path: Path, changes: list[str]) -> tuple[TrainingSettings, dict[str
         read = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SettingsError([f"{path}: {error.strerror or error}."]) from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or a date or number that is none
         place = getattr(error, "problem_mark", None)
         where = f"line {place.line + 1}, column {place.column + 1}: " if place else ""
         raise SettingsError([f"{path.name} is not readable YAML: {where}{getattr(error, 'problem', None) or error}."]) from error

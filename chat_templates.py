@@ -71,7 +71,7 @@ def read_template(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8-sig")
         found = yaml.safe_load(text) if path.suffix.lower() in (".yaml", ".yml") else {"instruction_template": text}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise TemplateError(f"Instruction template: “{path.name}” cannot be read ({str(error).splitlines()[0]}).") from error
     template = found.get("instruction_template") if isinstance(found, dict) else None
     if not isinstance(template, str) or not template.strip():

@@ -81,6 +81,7 @@ def use(host: Host, name: str) -> str:
     Raises:
         NotUsed: there is no such checkpoint, its run is going on, or a file cannot be written.
     """
+    name = str(name)  # a request made by hand may hold anything
     run, slash, _ = name.partition("/")
     active = training_run.current()
     if active is not None and active.active and active.name == run:

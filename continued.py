@@ -80,6 +80,8 @@ def differences(old: Finished, settings: TrainingSettings, model: Any, model_nam
     found = []
     if (kind := old.config.get("peft_type")) not in (None, "LORA"):
         return [f"Name: “{old.folder.name}” is an adapter of the kind {kind}, not a LoRA; choose another name."]
+    if odd := _odd(old.config):
+        return [f"Name: “{old.folder.name}” cannot be trained on, since its adapter_config.json holds no usable {' and '.join(odd)}; choose another name."]
     if old.base_names and model_name not in old.base_names:
         found.append(f"its base model is {old.base_names[0]} and {model_name} is loaded")
     rslora = bool(old.config.get("use_rslora", False))
@@ -103,6 +105,12 @@ def differences(old: Finished, settings: TrainingSettings, model: Any, model_nam
         f"Name: training cannot go on from the LoRA “{old.folder.name}”: {'; '.join(found)}. Use its values (Copy parameters from fills them in), "
         "choose another Name, or tick Override Existing Files to start afresh."
     ]
+
+
+def _odd(config: dict[str, Any]) -> list[str]:
+    """The keys whose values are not of the kind that PEFT writes."""
+    numbers = [key for key in ("r", "lora_alpha") if config.get(key) is not None and not is_plain(config[key])]
+    return numbers + [key for key in ("target_modules", "modules_to_save") if not isinstance(config.get(key), (str, list, type(None)))]
 
 
 def _head_differences(old: Finished, settings: TrainingSettings, model: Any) -> list[str]:
@@ -168,7 +176,12 @@ def _json(path: Path) -> Any:
 
 
 def _number(*candidates: Any) -> float:
-    return next((value for value in candidates if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0), 0)
+    return next((value for value in candidates if is_plain(value) and value >= 0), 0)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether it is a number that can be counted with and shown."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -(2**53) < value < 2**53
 
 
 def _on(value: bool) -> str:

@@ -250,7 +250,9 @@ def _looked_up(host: str, port: int, timeout: float) -> list[str]:
     """The IP addresses of a name. The system's own look-up takes no time limit, so one that takes too long is left to itself."""
     job = Job(lambda progress: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
     if not job.done.wait(timeout):
-        raise ToolError(f"Download: where “{shown_name(host)}” lies could not be found out in {timeout:.0f} seconds. Check the address, or try again.")
+        raise ToolError(
+            f"Download: where “{shown_name(host)}” lies could not be found out in {timeout:.0f} seconds. Check the address, or try again."
+        )
     if isinstance(job.error, (OSError, UnicodeError)):
         raise ToolError(f"Download: there is no server “{shown_name(host)}”, or no connection. Check the address.") from job.error
     if job.error is not None:

@@ -6,6 +6,7 @@ A run asks its host for the model and the folders; nothing but this module knows
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import sys
@@ -470,7 +471,7 @@ class LocalHost(Host):
 
     def stranger_problem(self, model: str) -> str | None:
         # transformers takes a folder for the hub's name where one of that name is there.
-        if isinstance(model, str) and _HUB_MODEL.fullmatch(model) and not Path(model).exists():
+        if isinstance(model, str) and _HUB_MODEL.fullmatch(model) and not os.path.exists(model):
             return None
         if problem := super().stranger_problem(model):
             return f"{problem} A folder elsewhere is loaded only for a browser on this machine, while the page is not open to others, or by --model."

@@ -152,6 +152,13 @@ def _read(path: Path) -> Unfinished | None:
             return None
         if not all(isinstance(saved["progress"][name], list) for name in ("history", "earlier", "steering", "checkpoints")):
             return None
+        if not all(isinstance(entry, dict) for name in ("history", "checkpoints") for entry in saved["progress"][name]):
+            return None
+        if not all(isinstance(saved[name], dict) for name in ("base", "libraries", "counters")):
+            return None
+        numbers = [saved["progress"]["earlier_steps"], *(saved[name] for name in ("optimizer_step", "step", "total_steps", "epoch"))]
+        if not all(continued.is_plain(number) for number in numbers):
+            return None
         if saved["backup"] and (name_problem(saved["backup"]) or not saved["backup"].startswith("Backup-")):
             return None  # it may be removed at the run's end
         settings, _, _ = TrainingSettings.from_saved(saved.pop("settings"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -363,8 +364,10 @@ def _hub(name: str) -> Iterator[Row]:
 
     match = _HUB.match(name)
     config, split = (match["first"], match["second"]) if match["second"] else (None, match["first"] or "train")
-    if Path(match["id"]).exists():  # the library would read that folder, wherever it leads
-        raise DataError([f"“{match['id']}” could be a dataset of huggingface.co or a folder of this machine; only files of the datasets folder are read."])
+    if os.path.exists(match["id"]):  # the library would read that folder, wherever it leads
+        raise DataError(
+            [f"“{match['id']}” could be a dataset of huggingface.co or a folder of this machine; only files of the datasets folder are read."]
+        )
     try:
         yield from datasets.load_dataset(match["id"], config, split=split)
     except DataError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import reprlib
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -617,7 +618,7 @@ class TrainingSettings(BaseModel):
         notices: list[str] = []
         values = _from_webui_tab(dict(saved), notices)
         if "train_on_inputs" not in values:
-            values["train_on_inputs"] = not str(values.get("train_only_after") or "").strip()
+            values["train_on_inputs"] = not _is_chosen(values.get("train_only_after"))
         if isinstance(gone := values.get("optimizer"), str) and gone in RENAMED_OPTIMIZERS:
             values["optimizer"] = RENAMED_OPTIMIZERS[gone]
             notices.append(f"Optimizer “{gone}” no longer exists; “{values['optimizer']}” takes its place.")
@@ -744,6 +745,10 @@ def _options() -> dict[str, Option]:
 OPTIONS = _options()
 
 
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 2
+
+
 def _is_huge(value: Any) -> bool:
     if isinstance(value, str) and len(value) > 4000:  # Python reads no longer number out of a text
         return True
@@ -756,7 +761,10 @@ def _is_huge(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+    if isinstance(value, (list, dict, tuple, set)):
+        text = _SHORT.repr(value)
+    else:
+        text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
     return f"“{text if len(text) <= 60 else text[:57] + '…'}”"
 
 
@@ -796,7 +804,8 @@ def _chats_as_jsonl(values: dict[str, Any], notices: list[str]) -> None:
 
 
 def _is_chosen(value: Any) -> bool:
-    return value is not None and str(value).strip() not in ("", NOT_CHOSEN)
+    # Only a text is looked into: a few lines of YAML stand for lists that no memory holds written out.
+    return value is not None and not (isinstance(value, str) and value.strip() in ("", NOT_CHOSEN))
 
 
 @dataclass(frozen=True)
