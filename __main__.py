@@ -269,7 +269,7 @@ def _train(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(_result(run)))
     if run.status == FAILED:
-        return WRONG_INPUT if run.problems else OTHER
+        return WRONG_INPUT if run.problems and not run.step else OTHER  # after a step, what they tell of is the batch that went astray
     return DONE
 
 
@@ -335,6 +335,7 @@ def _perplexity(options: argparse.Namespace) -> int:
     import filelock
 
     from .dataset_tools import DataError, read_text
+    from .evaluation import details_of, digest_of, identity_of
     from .perplexity import encode, perplexity
 
     try:
@@ -342,12 +343,13 @@ def _perplexity(options: argparse.Namespace) -> int:
     except DataError as error:
         return _refuse(error.problems)
     _load(host, options.model, options.quantization)
-    model = host.model
+    model, folder, lora = host.model, None, []
     if options.lora:
         from .try_it import CannotAnswer, adapter_folder, with_adapter
 
         try:
-            folder = Path(options.lora) if (Path(options.lora) / "adapter_config.json").is_file() else adapter_folder(host, options.lora)
+            typed = Path(options.lora)
+            folder, lora = (typed, [typed.resolve().name]) if (typed / "adapter_config.json").is_file() else (adapter_folder(host, options.lora), [options.lora])
             model = with_adapter(model, folder)
         except CannotAnswer as error:
             return _refuse([str(error)])
@@ -357,12 +359,13 @@ def _perplexity(options: argparse.Namespace) -> int:
     except ValueError as error:
         return _refuse([str(error)])
     seconds = round(time.time() - began, 3)
-    lora = [Path(options.lora).name] if options.lora else []
+    asked = {"stride": options.stride, "max_length": options.max_length}
+    folders = [folder] if folder else []
+    identity = identity_of(host.model_path, options.quantization, folders, digest_of(text), **asked, model=host.model)
     try:
         host.record_evaluation(
-            model=host.model_name, loras=lora, dataset=Path(options.text).stem, perplexity=found.value,
-            stride=options.stride, max_length=options.max_length,
-        )  # fmt: skip
+            model=host.model_name, loras=lora, dataset=Path(options.text).stem, perplexity=found.value, **asked, details=details_of(found, identity)
+        )
     except (OSError, ValueError, filelock.Timeout) as error:
         _say(f"note: the table of evaluations was not written: {error}")
     print(f"perplexity {found.value:.4f} over {found.scored_tokens} tokens in {seconds} s")

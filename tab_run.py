@@ -13,6 +13,7 @@ from typing import Any
 import gradio as gr
 
 from . import continued, diary, resume, training_run, views
+from .kept import WITHOUT_DATA
 from .matplotgraph import chart_svg
 from .settings import OPTIONS, TrainingSettings
 from .training_run import ADD_EPOCH, COOL_DOWN, EVALUATE, SCALE_RATE, TrainingRun
@@ -23,8 +24,6 @@ HEARTBEAT = 15.0  # seconds: an idle viewer that has gone is noticed when someth
 TYPING_SECONDS = 1.0  # “120” is typed as 1, 12, 120: a running run gets a stop only when the typing is over
 STOPS = ("stop_at_loss", "stop_at_epoch", "time_budget_minutes")
 HALF = 0.5
-# Settings that say how to train on the data, not what it is: data that was verified with other ones is the same.
-NOT_DATA = {kind.key for kind in OPTIONS.values() if kind.section in ("general", "core", "checkpoints", "stops")}
 
 
 class RunTab:
@@ -105,8 +104,8 @@ class RunTab:
         self.cool.click(self.on_cool, [self.cool_steps], steered, **quiet)
         self.more.click(self.on_more, None, steered, **quiet)
         self.evaluate.click(self.on_evaluate, None, steered, **quiet)
-        outlook = {"fn": self.on_outlook, "inputs": fields, "outputs": self.offered, **quiet}
-        changes = [widget.change for widget in [*widgets, self.tab.model_line]]
+        outlook = self.looking_again(fields)
+        changes = [widget.change for widget in widgets]
         gr.on(changes, **{**outlook, **hidden_from_api(gr.on)}, trigger_mode="always_last")
         asked = {*fields, self.subject}
         started = [*self.looked_at, self.tab.report, *widgets]
@@ -115,6 +114,10 @@ class RunTab:
         self.fill.click(self.on_fill, [self.subject], [self.tab.report, *widgets], **quiet).then(**outlook)
         page = gr.context.Context.root_block
         page.load(self.follow, None, [*followed, *self.looked_at], concurrency_limit=None, show_progress="hidden", **hidden_from_api(page.load))
+
+    def looking_again(self, fields: set[Any]) -> dict[str, Any]:
+        """The event that shows what Start will do."""
+        return {"fn": self.on_outlook, "inputs": fields, "outputs": self.offered, "show_progress": "hidden", **hidden_from_api(self.interrupt.click)}
 
     # Commands
 
@@ -246,7 +249,7 @@ class RunTab:
         if self.tab.verified is None or self.tab.verified_with is None:
             return None
         (prepared, tokenizer), before = self.tab.verified, self.tab.verified_with
-        if tokenizer is not self.host.tokenizer or any(getattr(before, key) != getattr(settings, key) for key in OPTIONS.keys() - NOT_DATA):
+        if tokenizer is not self.host.tokenizer or any(getattr(before, key) != getattr(settings, key) for key in OPTIONS.keys() - WITHOUT_DATA):
             return None
         if self.printed[0] is not prepared:
             self.printed = (prepared, resume.print_of(prepared.train))

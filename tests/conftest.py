@@ -87,7 +87,7 @@ def open_page(browser):
         pages.append(page)
         return page
 
-    opened.faults = faults
+    opened.faults, opened.said = faults, said
     yield opened
     for page in pages:
         if not page.is_closed():

@@ -50,6 +50,12 @@ def choose(page, key, value, prefix="tp-"):
     field.blur()
 
 
+def pick(page, key, value):
+    """Choose from a list that takes nothing else, as a hand does."""
+    page.locator(f"#tp-{key} input").first.click()
+    page.locator(f'[role=option][aria-label="{value}"]').first.click()
+
+
 def write(page, key, value):
     page.locator(f"#tp-{key} textarea, #tp-{key} input").first.fill(value)
 

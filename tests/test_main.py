@@ -1,18 +1,21 @@
 """The command line, as a user types it: each call is a process of its own where exit codes and streams matter."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 import yaml
+from homes import HERE
 from tiny import ROWS
 from training_pro.__main__ import _auth, _free_port, read_run
 from training_pro.settings import SettingsError
 
 
-def call(*arguments, cwd):
-    done = subprocess.run([sys.executable, "-m", "training_pro", *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=240)
+def call(*arguments, cwd, **environment):
+    command = [sys.executable, "-m", "training_pro", *map(str, arguments)]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240, env={**os.environ, **environment})
     return done.returncode, done.stdout, done.stderr
 
 
@@ -84,6 +87,15 @@ def test_bad_data_exits_with_2_and_a_json_line(run_file, tmp_path, host):
     (host.datasets_dir / "rows.json").write_text(json.dumps([*ROWS, {"wrong": "x"}]), encoding="utf-8")
     code, out, err = call("train", run_file, "--json", cwd=tmp_path)
     assert code == 2 and json.loads(out.splitlines()[-1])["status"] == "failed" and "row 41" in err
+
+
+def test_a_loss_that_goes_astray_is_no_wrong_input(run_file, tmp_path):
+    (tmp_path / "faults.json").write_text('{"kind": "nan", "at": 3}', encoding="utf-8")
+    code, out, err = call(
+        "train", run_file, "--json", cwd=tmp_path, PYTHONPATH=str(HERE / "faults"), TRAINING_PRO_FAULTS=str(tmp_path / "faults.json")
+    )
+    trained = json.loads(out.splitlines()[-1])
+    assert (code, trained["status"], trained["steps"]) == (1, "failed", 3) and "In its batch: block" in err
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import time
 
 import pytest
 from homes import NO_WEBUI, WEBUI_PYTHON, Standalone, Webui
-from pages import BROWSER, NO_BROWSER, choose, choose_data, fill_in, picture, reload, status, wait_for_status, wait_for_text, write
+from pages import BROWSER, NO_BROWSER, choose, choose_data, fill_in, pick, picture, reload, status, wait_for_status, wait_for_text, write
 from tiny import mean_loss
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(BROWSER is None, reason=NO_BROWSER)]
@@ -21,7 +21,7 @@ def home(request, tmp_path_factory, models_folder):
     """A server in each home, for all tests that leave it as they found it."""
     import shutil
 
-    served = request.param(tmp_path_factory.mktemp("page"))
+    served = request.param(tmp_path_factory.mktemp("page"), faults=True)
     shutil.copytree(models_folder / "gpt2", served.user_data / "models" / "gpt2")
     yield served
     served.stop()
@@ -413,6 +413,147 @@ def test_interrupt_checkpoint_reload_and_a_second_browser(home, open_page):
     assert (folder / "adapter_model.safetensors").is_file()
     events = [json.loads(line)["event"] for line in (folder / "run.jsonl").read_text(encoding="utf-8").splitlines()]
     assert events[0] == "start" and events[-1] == "end" and "checkpoint" in events
+
+
+def few_rows(home, name):
+    """40 rows, which are 10 steps an epoch, and 6 to evaluate on; faster than the samples."""
+    rows = [{"instruction": f"Tell me of <b>fox</b> {n}", "input": "", "output": f"Fox {n} eats {n} hens."} for n in range(40)]
+    (home.datasets / f"{name}.json").write_text(json.dumps(rows), encoding="utf-8")
+    (home.datasets / f"{name}-eval.json").write_text(json.dumps(rows[:6]), encoding="utf-8")
+
+
+def diary(home, name):
+    return [json.loads(line) for line in (home.loras / name / "run.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_run_is_steered_from_any_page(home, open_page):
+    few_rows(home, "steered")
+    home.fault(slow=0.3)
+    page = open_page(home)
+    fill_in(page, "steered", dataset="steered")
+    choose(page, "eval_dataset", "steered-eval")
+    pick(page, "lr_scheduler_type", "constant")
+    write(page, "epochs", "10")
+    assert not page.locator("#tp-steer").is_visible()
+    page.click("#tp-start")
+    wait_for_status(page, "Training", 60)
+    page.click("#tp-rate-half")
+    page.wait_for_selector("#tp-commands li:has-text('step'):has-text('learning rate × 0.5')", timeout=60_000)
+    (home.datasets / "steered.json").unlink()  # it was read, so the run does not need it any more
+    for factor, words in (("0", "Learning rate × is “0”"), ("", "Learning rate × is empty")):
+        page.locator("#tp-rate-factor input").fill(factor)
+        page.click("#tp-rate-apply")
+        wait_for_text(page, "#tp-steer-said", words)
+    page.click("#tp-rate-double")
+    page.locator("#tp-rate-factor input").fill("3")
+    page.click("#tp-rate-apply")
+    page.click("#tp-add-epoch")
+    page.click("#tp-evaluate")
+    page.locator("#tp-time_budget_minutes input").fill("120")
+    for words in ("learning rate × 2", "learning rate × 3", "an epoch more: it ends at step 110", "evaluate", "time budget of 120 minutes"):
+        wait_for_text(page, "#tp-commands", words)
+    picture(page, f"steered-{home.name}")
+    page.evaluate("document.querySelector('#tp-start').disabled = false")
+    page.evaluate("document.querySelector('#tp-start').click()")  # as a page that does not know of the run would
+    wait_for_text(page, "#tp-report", "Not started: “steered” is being trained")
+
+    other = open_page(home, width=400, theme="dark")  # sees all that, and steers too
+    wait_for_text(other, "#tp-commands", "learning rate × 3")
+    assert other.locator("#tp-time_budget_minutes input").input_value() == "120"
+    picture(other, f"steered-narrow-{home.name}")
+    other.locator("#tp-cool-steps input").fill("3")
+    other.click("#tp-cool")
+    wait_for_text(page, "#tp-commands", "cool down and finish")
+    page.close()
+    other.close()
+    home.fault()
+    page = open_page(home)  # all pages were closed, and the run went on
+    wait_for_status(page, "Done", 60, "steered")
+    assert not page.locator("#tp-steer").is_visible()
+    told = diary(home, "steered")
+    commands = [(event["kind"], event.get("value")) for event in told if event["event"] == "command"]
+    assert sorted(commands, key=str) == [
+        ("add an epoch", None), ("cool down", 3), ("evaluate", None), ("scale the learning rate", 0.5), ("scale the learning rate", 2),
+        ("scale the learning rate", 3), ("time_budget_minutes", 120),
+    ]  # fmt: skip
+    rates = [event["learning_rate"] for event in told if event["event"] == "log" and "loss" in event]
+    assert [round(rate * 1e4, 3) for rate in dict.fromkeys(rates)] == [3.0, 1.5, 9.0, 6.0]  # the second 3.0 stood before
+    measured = [event["step"] for event in told if event["event"] == "log" and "eval_loss" in event]
+    assert len(measured) == 2 and measured[1] == told[-1]["step"] < 110
+
+
+def test_a_crash_is_told_and_the_next_run_is_a_good_one(home, open_page):
+    few_rows(home, "crashes")
+    page = open_page(home)
+    fill_in(page, "crashes", dataset="crashes")
+    write(page, "epochs", "0.6")
+    for kind, words in (("crash", "Failed at step 3 of 6: a fault was injected"), ("memory", "out of memory at step 3 of 6")):
+        home.fault(kind=kind, at=4)
+        page.click("#tp-start")
+        wait_for_text(page, "#tp-status", words, 60)
+        picture(page, f"{kind}-{home.name}")
+        assert page.locator("#tp-start").is_enabled() and not page.locator("#tp-resume").is_visible()
+    open_page.said[home] = len(home.said())  # the log tells of the faults
+    home.fault()
+    page.click("#tp-start")
+    wait_for_status(page, "Done", 60, "crashes")
+    assert (home.loras / "crashes" / "adapter_model.safetensors").is_file()
+
+
+def test_after_a_restart_the_last_run_is_shown_and_goes_on(home, open_page):
+    few_rows(home, "cut")
+    home.fault(slow=0.4)
+    page = open_page(home)
+    fill_in(page, "cut", dataset="cut")
+    pick(page, "lr_scheduler_type", "constant")
+    write(page, "epochs", "3")
+    write(page, "save_steps", "2")
+    page.click("#tp-start")
+    wait_for_status(page, "Training", 60)
+    for _ in range(300):
+        if any(event["event"] == "checkpoint" and event["step"] == 4 for event in diary(home, "cut")):
+            break
+        time.sleep(0.05)
+    page.close()
+    home.kill()
+    home.start()
+
+    page = open_page(home)
+    wait_for_text(page, "#tp-status", "the program ended before the run did")
+    assert "Cut off at step" in status(page) and page.locator("#tp-chart polyline.tp-smooth").count() == 1
+    wait_for_text(page, "#tp-outlook", "“cut” can go on from step")
+    assert page.locator("#tp-go-on").inner_text() == "Resume “cut”" and not page.locator("#tp-go-on-half").is_visible()
+    picture(page, f"cut-off-{home.name}")
+    write(page, "lora_name", "cut")  # with other settings
+    wait_for_text(page, "#tp-outlook", "Start cannot go on with what is chosen")
+    misfits = page.locator("#tp-outlook .tp-fits").first.inner_text()
+    assert "Dataset\tcut\tNone\tdoes not fit" in misfits and "LR Scheduler\tconstant\tlinear\tdoes not fit" in misfits
+    picture(page, f"does-not-fit-{home.name}")
+    page.click("#tp-go-on-fill")
+    wait_for_text(page, "#tp-outlook", "Start goes on with the unfinished run “cut”")
+    page.click("#tp-verify")
+    wait_for_text(page, "#tp-outlook .tp-fold", "settings and facts fit.")
+    page.wait_for_function("!document.querySelector('#tp-outlook .tp-fold').innerText.includes('Verify does so now')")
+
+    write(page, "lora_name", "")
+    page.wait_for_selector("#tp-go-on")
+    home.fault(kind="nan", at=27)
+    page.click("#tp-go-on")
+    wait_for_text(page, "#tp-status", "Failed: loss is nan at step 27", 60)
+    assert "Tell me of <b>fox</b>" in status(page)  # as text
+    wait_for_text(page, "#tp-outlook", "“cut” can go on from step 26 of 30")
+    picture(page, f"astray-{home.name}")
+    home.fault()
+    page.click("#tp-go-on-half")
+    wait_for_status(page, "Done", 60, "cut")
+    assert not page.locator("#tp-resume").is_visible()
+    write(page, "lora_name", "")
+    write(page, "lora_name", "cut")
+    wait_for_text(page, "#tp-outlook", "Start trains on with the LoRA “cut”, from step 30")
+    rates = {event["step"]: event["learning_rate"] for event in diary(home, "cut") if event["event"] == "log"}
+    assert (rates[26], rates[27], rates[30]) == (3e-4, 1.5e-4, 1.5e-4)
+    graph = json.loads((home.loras / "cut" / "training_graph.json").read_text(encoding="utf-8"))
+    assert [entry["current_steps"] for entry in graph] == list(range(1, 31))
 
 
 def test_a_run_of_another_kind_of_model_is_refused_in_words(home, open_page):
