@@ -57,10 +57,10 @@ class RunTab:
                 self.factor = gr.Number(value=1, label="Learning rate ×", elem_id="tp-rate-factor", interactive=usable, min_width=110)
                 self.scale = gr.Button("Apply", size="sm", elem_id="tp-rate-apply", interactive=usable, min_width=70)
                 self.cool_steps = gr.Number(
-                    value=50, precision=0, label="Cool down over n steps", elem_id="tp-cool-steps", interactive=usable, min_width=110
+                    value=50, precision=0, label="Steps to cool down", elem_id="tp-cool-steps", interactive=usable, min_width=110
                 )
                 self.cool = gr.Button("Cool down and finish", size="sm", elem_id="tp-cool", interactive=usable, min_width=110)
-            self.refused = gr.HTML("", elem_id="tp-steer-said")
+            self.refused = gr.HTML("", visible=False, elem_id="tp-steer-said")
             self.commands = gr.HTML("", elem_id="tp-commands")
 
     def _resuming(self) -> None:
@@ -163,7 +163,7 @@ class RunTab:
 
     def on_cool(self, steps: float | None) -> dict[Any, Any]:
         if not (_is_number(steps) and steps >= 1):
-            return self._refuse(f"Cool down over n steps is {_shown(steps)}; it must be a whole number from 1 on.")
+            return self._refuse(f"Steps to cool down is {_shown(steps)}; it must be a whole number from 1 on.")
         return self._ask(COOL_DOWN, int(steps))
 
     def on_more(self) -> dict[Any, Any]:
@@ -180,10 +180,10 @@ class RunTab:
         if run is None or not run.active:
             return self._refuse("Nothing is being trained any more.")
         run.request(kind, value)
-        return {self.refused: "", self.commands: views.commands(run)}
+        return {self.refused: gr.update(visible=False), self.commands: views.commands(run)}
 
     def _refuse(self, why: str) -> dict[Any, Any]:
-        return {self.refused: views.notice(why, "tp-bad")}
+        return {self.refused: gr.update(value=views.notice(why, "tp-bad"), visible=True)}
 
     # Going on with a run that was not finished
 

@@ -37,12 +37,12 @@ def shown(tab, found):
 @pytest.mark.parametrize("factor", [None, 0, -1, 1001, math.nan, math.inf, True, "2"])
 def test_a_factor_that_is_none_is_refused_in_a_sentence(tab, running, factor):
     found = tab.run.on_scale(factor)
-    assert "it must be a number above 0, at most 1000" in found[tab.run.refused] and running.waiting_requests == []
+    assert "it must be a number above 0, at most 1000" in found[tab.run.refused]["value"] and running.waiting_requests == []
 
 
 @pytest.mark.parametrize("steps", [None, 0, -5, math.nan, "5"])
 def test_steps_that_are_none_are_refused_in_a_sentence(tab, running, steps):
-    assert "it must be a whole number from 1 on" in tab.run.on_cool(steps)[tab.run.refused] and running.waiting_requests == []
+    assert "it must be a whole number from 1 on" in tab.run.on_cool(steps)[tab.run.refused]["value"] and running.waiting_requests == []
 
 
 def test_commands_wait_for_the_end_of_the_step(tab, running):
@@ -51,17 +51,17 @@ def test_commands_wait_for_the_end_of_the_step(tab, running):
     assert running.waiting_requests == [
         ("scale the learning rate", 0.5), ("scale the learning rate", 2.0), ("add an epoch", None), ("scale the learning rate", 1.5), ("cool down", 20),
     ]  # fmt: skip
-    assert found[tab.run.refused] == "" and "learning rate × 1.5: after this step" in found[tab.run.commands]
+    assert found[tab.run.refused]["visible"] is False and "learning rate × 1.5: after this step" in found[tab.run.commands]
 
 
 def test_without_evaluation_data_there_is_nothing_to_evaluate(tab, running):
-    assert "needs an Evaluation Dataset" in tab.run.on_evaluate()[tab.run.refused] and running.waiting_requests == []
+    assert "needs an Evaluation Dataset" in tab.run.on_evaluate()[tab.run.refused]["value"] and running.waiting_requests == []
     assert tab.run.look(running)[tab.run.evaluate]["interactive"] is False
 
 
 def test_a_run_that_has_ended_takes_no_commands(tab, running):
     running.end(DONE, "Done.")
-    assert "Nothing is being trained any more" in tab.run.on_halve()[tab.run.refused] and running.waiting_requests == []
+    assert "Nothing is being trained any more" in tab.run.on_halve()[tab.run.refused]["value"] and running.waiting_requests == []
     tab.run.on_interrupt(), tab.run.on_checkpoint()
     assert not running.stop_requested and not running.checkpoint_requested
 
