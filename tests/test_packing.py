@@ -207,3 +207,16 @@ def test_packed_runs_learn_with_noise_and_are_refused_with_the_reason(host, sett
     host._model.config._name_or_path = str(models_folder / "llama")
     with pytest.raises(SettingsError, match=r"Packing cannot be used here: BloomForCausalLM .* Untick it"):
         train_utils.begin(settings(lora_name="two", packing=True, training_projection="all-linear"), host)
+
+
+def test_a_run_learns_the_same_in_every_layout(host, settings, monkeypatch):
+    """FlashAttention needs a card; its batches, one row with the borders, are trained here by the attention that is here."""
+    graphs = []
+    for layout in (ROWS, FLAT, MASK):
+        monkeypatch.setattr(train_utils, "layout_of", lambda model, capacity, layout=layout: layout)
+        chosen = settings(lora_name=layout, packing=True, cutoff_len=64, lora_dropout=0, micro_batch_size=2, use_grad_checkpoint=layout == ROWS)
+        run = run_of(chosen, host)
+        assert run.status == DONE, run.message
+        graphs.append([entry["loss"] for entry in run.graph()])
+    assert len(graphs[0]) == -(-run.report.packed_rows // 2)
+    assert graphs[1] == pytest.approx(graphs[0], abs=1e-4) and graphs[2] == pytest.approx(graphs[0], abs=1e-4)
