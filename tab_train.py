@@ -20,6 +20,7 @@ from .paths import name_problem
 from .rows import DataError
 from .settings import BUILT_IN, NOT_CHOSEN, OPTIONS, SECTIONS, Option, SettingsError, TrainingSettings, optimizers
 from .slicer_view import Slices
+from .tab_memory import MemoryTab
 from .tab_plan import PlanTab
 from .tab_run import POLL_SECONDS, RunTab
 from .tab_samples import SamplesTab
@@ -89,6 +90,7 @@ class TrainTab:
                 self.samples = SamplesTab(self)
                 self.report = gr.HTML("", elem_id="tp-report")
                 self.leave_out = gr.Button("Leave these rows out", size="sm", elem_id="tp-leave-out", visible=False, interactive=self.usable)
+                self.memory = MemoryTab(self)
                 self._token_view()
                 self.samples.earlier()
                 self._try_it()
@@ -232,7 +234,7 @@ class TrainTab:
         verified = [*verified, self.cancel, self.leave_out]
         planned = {"fn": self.plan.on_plan, "inputs": {*fields, self.plan.beside}, "outputs": [self.plan.schedule], **quiet}
         unbound = {**quiet, "concurrency_limit": None}  # a second click takes the first one's place
-        self.verify.click(self.on_verify, fields, verified, **unbound).then(**planned)
+        self.verify.click(self.on_verify, fields, verified, **unbound).then(**planned).then(**self.memory.estimating(fields))
         self.cancel.click(self.on_cancel, None, [self.report], **quiet)
         repeats = self.widgets["leave_out_repeats"]
         self.leave_out.click(lambda: True, None, [repeats], **quiet).then(self.on_verify, fields, verified, **unbound)
@@ -258,6 +260,7 @@ class TrainTab:
         self.tools.wire(fields, lists)
         self.plan.wire(fields, list(self.widgets.values()))
         self.samples.wire()
+        self.memory.wire(fields)
         self.answer.click(
             self.on_answer,
             [self.prompt, self.adapter, self.style, self.new_tokens, self.temperature],

@@ -24,7 +24,7 @@ from .settings import OPTIONS, PROJECTIONS, Plan, SettingsError, TrainingSetting
 from .trainer import close_logs, make_trainer
 from .training_run import DONE, FAILED, INTERRUPTED, SAVING, SCALE_RATE, Diverged, RunFailed, Stopped, TrainingRun, first_line
 from .untouched import Changed, optimizer_overrides_forgotten, random_state_kept, untouched
-from .versions import training_arguments
+from .versions import optimizer_of
 
 logger = logging.getLogger(__name__)
 
@@ -179,14 +179,12 @@ def checkpoint_bytes(settings: TrainingSettings, model: Any) -> int:
 
 def _optimizer_problems(settings: TrainingSettings, device: Any) -> list[str]:
     import torch
-    from transformers import Trainer
 
     if settings.optimizer not in OPTIONS["optimizer"].offered():
         return []  # named as a problem already
-    arguments = training_arguments(use_cpu=True, group_by_length=False, output_dir="unused", optim=settings.optimizer, report_to="none")
     try:
         # One step on a weight of its own: an optimizer may be there and have no code for this device.
-        kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
+        kind, options = optimizer_of(settings.optimizer)
         weight = torch.nn.Parameter(torch.zeros(128, 64, device=device))
         weight.grad = torch.zeros_like(weight)
         kind([weight], **options).step()
@@ -275,7 +273,8 @@ def begin(settings: TrainingSettings, host: Host, rate_factor: float = 1.0) -> T
 def train(settings: TrainingSettings, host: Host, run: TrainingRun) -> TrainingRun:
     """The run from top to bottom, in this thread. It always ends `run` with what happened; it does not raise for a failed run."""
     measuring = evaluation.busy_message()
-    run.update(message=f"Waiting: {measuring}" if measuring else "Waiting until the model is free: a text is being generated with it")
+    waiting = f"Waiting: {measuring}" if measuring else f"Waiting until the model is free: {host.used_for or 'a text is being generated with it'}"
+    run.update(message=waiting)
     try:
         with host.using_model(give_up=lambda: run.stop_requested), random_state_kept(), optimizer_overrides_forgotten():
             run.update(message="Preparing")

@@ -68,10 +68,12 @@ def make_trainer(
     unfinished: resume.Unfinished | None,
     layout: str | None = None,
     sampler: Sampler | None = None,
+    order: list[Any] | None = None,
 ) -> Any:
     """Args:
     layout: how packed rows are given to the model; None where blocks have rows of their own.
     sampler: answers the sample prompts; None where there are none.
+    order: of the rows, in the place of an `Order`; for a dry run.
     """
     import torch
     import transformers
@@ -138,7 +140,7 @@ def make_trainer(
 
         def get_train_dataloader(self) -> Any:
             group_by = self.args.train_batch_size * plan.accumulation if settings.group_by_length else 0
-            self.order = Order(prepared.blocks.lengths, settings.seed, group_by, prepared.packing)
+            self.order = order or Order(prepared.blocks.lengths, settings.seed, group_by, prepared.packing)
             return self.accelerator.prepare(
                 torch.utils.data.DataLoader(
                     self.train_dataset,

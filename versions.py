@@ -27,6 +27,22 @@ def page_arguments(blocks: Any, launch: Any, **looks: Any) -> tuple[dict[str, An
     return {name: value for name, value in looks.items() if name not in taken}, {name: value for name, value in looks.items() if name in taken}
 
 
+def optimizer_of(name: str) -> tuple[Any, dict[str, Any]]:
+    """The class of an optimizer by transformers' name for it, and its arguments.
+
+    Not by way of `TrainingArguments`: making one forgets what accelerate knows in this process, and a run of another thread may be using it.
+    """
+    import dataclasses
+    from types import SimpleNamespace
+
+    from transformers import Trainer, TrainingArguments
+    from transformers.training_args import OptimizerNames
+
+    plain = [field for field in dataclasses.fields(TrainingArguments) if field.default is not dataclasses.MISSING]
+    arguments = SimpleNamespace(**{**{field.name: field.default for field in plain}, "optim": OptimizerNames(name)})
+    return Trainer.get_optimizer_cls_and_kwargs(arguments)
+
+
 def training_arguments(*, use_cpu: bool, group_by_length: bool, **arguments: Any) -> Any:
     """`transformers.TrainingArguments` with the names that the installed version uses."""
     from transformers import TrainingArguments
