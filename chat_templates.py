@@ -11,6 +11,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from .limits import TooLong, within
+
+LONGEST = 10  # seconds for a chat: a template is a program, and may have come with a model or a LoRA
 HOSTS = "host"  # the choice of the host's own template
 
 # Written for this project after the published descriptions of each prompt format.
@@ -80,8 +83,16 @@ def read_template(path: Path) -> str:
 
 
 def render(tokenizer: Any, chat: list[dict[str, str]], template: str, *, prompt: bool = False) -> str:
-    """The text of a chat, in transformers' sandbox; with `prompt` up to where the assistant would begin to speak."""
-    return tokenizer.apply_chat_template(chat, chat_template=template, tokenize=False, add_generation_prompt=prompt)
+    """The text of a chat, in transformers' sandbox; with `prompt` up to where the assistant would begin to speak.
+
+    Raises:
+        TemplateError: it takes longer than `LONGEST` seconds. What else a template raises is its own.
+    """
+    try:
+        with within(LONGEST):
+            return tokenizer.apply_chat_template(chat, chat_template=template, tokenize=False, add_generation_prompt=prompt)
+    except TooLong as error:
+        raise TemplateError(f"Instruction template: the chat template does not come to its end in {LONGEST} seconds; choose another.") from error
 
 
 def assistant_spans(tokenizer: Any, chat: list[dict[str, str]], template: str, text: str) -> list[tuple[int, int]]:

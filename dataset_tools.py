@@ -405,6 +405,8 @@ class _Work:
             try:
                 text = render(self.tokenizer, chat, template)
                 spans = [] if self.settings.train_on_inputs else assistant_spans(self.tokenizer, chat, template, text)
+            except TemplateError as error:  # it would take as long for each row
+                raise DataError([str(error)]) from error
             except Exception as error:  # a template is a program of the model's maker: it may raise anything
                 misfits.add(f"“{name}”, row {number}: {_template_fault(error)}")
                 continue
