@@ -348,8 +348,10 @@ def _perplexity(options: argparse.Namespace) -> int:
         from .try_it import CannotAnswer, adapter_folder, with_adapter
 
         try:
-            typed = Path(options.lora)
-            folder, lora = (typed, [typed.resolve().name]) if (typed / "adapter_config.json").is_file() else (adapter_folder(host, options.lora), [options.lora])
+            if (Path(options.lora) / "adapter_config.json").is_file():
+                folder, lora = Path(options.lora), [Path(options.lora).resolve().name]
+            else:
+                folder, lora = adapter_folder(host, options.lora), [options.lora]
             model = with_adapter(model, folder)
         except CannotAnswer as error:
             return _refuse([str(error)])

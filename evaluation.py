@@ -378,7 +378,7 @@ def materials(evaluation: Evaluation, request: Request, host: Host) -> list[Mate
         evaluation.say(f"Downloading {name}" if name in PUBLIC else f"Reading {name}")
         try:
             text = evaluation.waited_for(lambda progress, name=name: public_text(name) if name in PUBLIC else text_of(host, name))
-            found.append(Material(name, len(text), _digest(text.encode("utf-8")), text))
+            found.append(Material(name, len(text), digest_of(text), text))
         except DataError as error:
             wrong += error.problems
     for name in request.rows:
@@ -496,9 +496,20 @@ def _adapter_print(folder: Path) -> str | None:
     return digest.hexdigest()
 
 
+def digest_of(text: str) -> str:
+    """What tells a text from others."""
+    return _digest(text.encode("utf-8"))
+
+
 def _short(quantization: str) -> str:
     """ "4bit" for what a loaded model calls "4-bit"."""
     return quantization.replace("-", "") if quantization in ("4-bit", "8-bit") else quantization
+
+
+def details_of(found: Perplexity, identity: dict[str, Any]) -> dict[str, Any]:
+    """What the table's file of details keeps of a figure, beside its row."""
+    nll = found.nll if math.isfinite(found.nll) else None
+    return {"identity": identity, "scored_tokens": found.scored_tokens, "partial": found.partial, "nll": nll}
 
 
 # Measuring
@@ -526,8 +537,8 @@ def using(evaluation: Evaluation, host: Host) -> Iterator[None]:
             evaluation.say(f"Waiting: {training_run.busy_message(run)}")
         return evaluation.stop_requested
 
-    evaluation.say("Waiting until the model is free: a text is being generated with it")
-    with host.using_model(give_up=waiting):
+    evaluation.say(f"Waiting until the model is free: {host.used_for or 'a text is being generated with it'}")
+    with host.using_model(give_up=waiting, what="its perplexity is being measured"):
         evaluation.update(status=RUNNING, message="Beginning")
         if host.dirty:
             evaluation.say("Loading the base model again, since a run left it changed")
@@ -686,14 +697,10 @@ def _keep(
     result = Measured(subject.name, subject.loras, material.name, found.value, found.scored_tokens, total, found.partial)
     evaluation.results.append(result)
     comment = f"partial: {found.scored_tokens:,} of {total:,} tokens" if found.partial else ""
-    details = {
-        "identity": identity, "scored_tokens": found.scored_tokens, "partial": found.partial,
-        "nll": found.nll if math.isfinite(found.nll) else None,
-    }  # fmt: skip
     try:
         subject.host.record_evaluation(
             model=subject.name, loras=list(subject.loras), dataset=material.name, perplexity=found.value, stride=request.stride,
-            max_length=request.max_length, comment=comment, details=details,
+            max_length=request.max_length, comment=comment, details=details_of(found, identity),
         )  # fmt: skip
     except (OSError, ValueError, TimeoutError) as error:  # filelock's Timeout is a TimeoutError
         evaluation.notices.append(f"The table of evaluations was not written: {error}")

@@ -50,6 +50,10 @@ def answers(
     """
     if (run := current()) is not None and run.active:
         raise CannotAnswer(f"The model is busy: {busy_message(run)}")
+    from .evaluation import busy_message as measuring  # which itself uses this module
+
+    if busy := measuring():
+        raise CannotAnswer(f"The model is busy: {busy}")
     if problem := host.model_problem() or host.busy():
         raise CannotAnswer(problem)
     if not prompt.strip():
