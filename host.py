@@ -507,9 +507,9 @@ class LocalHost(Host):
         if not isinstance(model, str) or not model.strip() or "\0" in model:
             raise ModelError(f"“{_name_shown(model)}” is no name of a model. Give {self.loading_help[0].lower()}{self.loading_help[1:]}")
         for path in (self.models_dir / model, _at_home(model)):
-            if path.is_dir():
+            if os.path.isdir(path):  # pathlib raises for a name that is too long
                 return str(path.resolve())
-            if path.is_file():
+            if os.path.isfile(path):
                 raise ModelError(
                     f"“{path.name}” is a single file; GGUF and similar files cannot be trained. Give the folder of the original model (with config.json and safetensors)."
                 )

@@ -767,3 +767,15 @@ def test_a_real_page_says_who_asks(bound, expected):
         assert Client(url.replace("0.0.0.0", "127.0.0.1"), verbose=False).predict("x", api_name="/asked") == expected
     finally:
         blocks.close()
+
+
+def test_a_look_up_that_takes_too_long_is_left_to_itself(monkeypatch):
+    import threading
+
+    from training_pro import downloads
+
+    never = threading.Event()
+    monkeypatch.setattr(downloads.socket, "getaddrinfo", lambda *_, **__: never.wait(30))
+    with pytest.raises(downloads.ToolError, match=r"where “slow.example” lies could not be found out in 0 seconds"):
+        downloads._looked_up("slow.example", 80, 0.1)
+    never.set()

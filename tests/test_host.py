@@ -172,3 +172,55 @@ def test_the_web_ui_as_a_host(tmp_path, monkeypatch, host):
     assert shared.model_dirty_from_training
     web.reload_model()
     assert shared.tokenizer == "llama by Transformers" and not web.dirty
+
+
+def test_what_others_may_have_loaded(host, tmp_path, monkeypatch):
+    import shutil
+
+    from training_pro.host import DEMO_MODEL
+
+    shutil.copytree(DEMO_MODEL, host.models_dir / "mine")
+    shutil.copytree(DEMO_MODEL, tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    assert [host.stranger_problem(name) for name in ("demo", "mine", "no-such/model", "gpt2")] == [None] * 4
+    for name in (str(tmp_path / "base"), "base", "./base", "../base", "~", "", None, 5, "a/b/c", "models/../../base", "user_data/models", "x\0"):
+        assert "is none of the models that are offered" in host.stranger_problem(name)
+    for name in (None, 5, "", "a\0b"):
+        with pytest.raises(ModelError, match="is no name of a model"):
+            host.load(name)
+
+
+def test_links_in_a_folder_lead_nowhere(host, tmp_path):
+    import os
+
+    (tmp_path / "secret.txt").write_text("secret", encoding="utf-8")
+    for folder in (host.datasets_dir / "tales", host.lora_dir / "lora", host.lora_dir / "lora" / "checkpoint-5"):
+        folder.mkdir()
+        (folder / "a.txt").write_text("a", encoding="utf-8")
+        os.symlink("a.txt", folder / "b.txt")
+    assert host.data_file("text", "tales").is_dir() and host.adapter_folder("lora/checkpoint-5").is_dir()
+    os.symlink(tmp_path / "secret.txt", host.datasets_dir / "tales" / "c.txt")
+    os.symlink(tmp_path / "secret.txt", host.lora_dir / "lora" / "checkpoint-5" / "adapter_config.json")
+    with pytest.raises(ValueError, match=r"“c.txt” is a link that leads out of tales"):
+        host.data_file("text", "tales")
+    with pytest.raises(ValueError, match=r"“adapter_config.json” is a link that leads out of checkpoint-5"):
+        host.adapter_folder("lora/checkpoint-5")
+    for name in ("../lora", "lora/..", "lora/checkpoint-5/..", "/etc", None, ["lora"]):
+        with pytest.raises(ValueError, match="name"):
+            host.adapter_folder(name)
+
+
+def test_a_hub_name_is_no_folder_of_this_machine(host, tmp_path, monkeypatch):
+    from training_pro.rows import DataError, read_rows
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "user_data" / "logs" / "chat.json").write_text('[{"a": "secret"}]', encoding="utf-8")
+    with pytest.raises(DataError, match=r"“user_data/logs” could be a dataset of huggingface.co or a folder of this machine"):
+        read_rows("user_data/logs")
+
+
+def test_a_name_that_differs_only_by_case_is_not_begun(host, settings):
+    from training_pro import train_utils
+
+    (host.lora_dir / "Poet").mkdir()
+    assert any("is there already as “Poet”" in problem for problem in train_utils.check(settings(lora_name="poet"), host))

@@ -7,7 +7,7 @@ from pathlib import Path, PureWindowsPath
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from training_pro.paths import name_problem, natural_key, path_for_new, path_in, shown_name, whole_folder, write_whole
+from training_pro.paths import name_problem, natural_key, path_for_new, path_in, shown_name, whole_folder, without_folders, write_whole
 
 BAD = [
     ("", "is empty"),
@@ -275,3 +275,16 @@ def test_files_and_folders_can_be_read_by_others(tmp_path):
     with whole_folder(tmp_path / "folder") as folder:
         (folder / "b").write_text("x")
     assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o644 and (tmp_path / "folder").stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("[Errno 13] Permission denied: '/home/anna k/webui/user_data/loras/poet'", "[Errno 13] Permission denied: 'user_data/loras/poet'"),
+        ("see /srv/models/base/config.json.", "see …/config.json."),
+        ("“C:\\Users\\anna\\x y\\z.json” is broken", "“…/z.json” is broken"),
+        ("https://example.org/a/b.json of owner/name, 1/2 and and/or", "https://example.org/a/b.json of owner/name, 1/2 and and/or"),
+    ],
+)
+def test_a_message_names_no_folder_of_this_machine(said, shown):
+    assert without_folders(said) == shown
