@@ -24,7 +24,7 @@ from typing import Any
 
 from . import resume, train_utils, training_run
 from .adapters import attach_lora, save_adapter, target_modules, trained_bytes
-from .attention import attention, attention_of
+from .attention import AUTO, attention, attention_of
 from .auto_batch import is_out_of_memory, what_to_change
 from .dataset_tools import Prepared, prepare
 from .host import Host, NotFree, free_memory, quantization_of
@@ -216,7 +216,9 @@ def _activations(settings: TrainingSettings, model: Any, batch: Batch) -> int:
     layers = _layers(model)
     size, hidden = _element(model), getattr(_config(model), "hidden_size", 0) or 0
     targets = target_modules(settings)
-    kept = max((_layer(settings, model, layer, targets, size) for layer in layers[:4]), default=0) * batch.tokens + _scores(model, batch, size)
+    kept = max((_layer(settings, model, layer, targets, size) for layer in layers[:4]), default=0) * batch.tokens + _scores(
+        settings, model, batch, size
+    )
     widest = max((max(sides) for layer in layers[:4] for _, sides in _linears(layer)), default=hidden)
     on_the_way = 3 * widest * size * batch.tokens
     if quantization_of(model) in ("4-bit", "8-bit"):
@@ -254,12 +256,12 @@ def _layer(settings: TrainingSettings, model: Any, layer: Any, targets: Any, siz
     return total
 
 
-def _scores(model: Any, batch: Batch, size: int) -> int:
-    """Bytes of the attention's scores that one layer keeps: none but where it is computed the plain way."""
-    if attention_of(model) != "eager":
+def _scores(settings: TrainingSettings, model: Any, batch: Batch, size: int) -> int:
+    """Bytes of the attention's scores that one layer keeps: none but where it is computed the plain way; then in 32 bits, and in the model's."""
+    if (attention_of(model) if settings.attention == AUTO else settings.attention) != "eager":
         return 0
     heads = getattr(_config(model), "num_attention_heads", 1) or 1
-    return batch.rows * heads * batch.length**2 * (4 + size)
+    return batch.rows * heads * batch.length**2 * (size if size == 4 else 4 + size)
 
 
 def _logits(settings: TrainingSettings, model: Any, batch: Batch) -> int:

@@ -13,8 +13,10 @@ WHERE = {"cpu": "of the machine's memory", "cuda": "of the graphics card's memor
 
 
 def size(count: int) -> str:
-    """1.2 GB, 340 MB"""
-    return f"{count / 2**30:,.1f} GB" if count >= 2**30 else f"{count / 2**20:,.0f} MB"
+    """1.2 GB, 340 MB, 0.3 MB"""
+    if count >= 2**30:
+        return f"{count / 2**30:,.1f} GB"
+    return f"{count / 2**20:,.{0 if count >= 10 * 2**20 else 1}f} MB"
 
 
 def _batch(batch: Batch) -> str:

@@ -625,3 +625,46 @@ def test_listen_says_what_it_means_and_auth_asks(tmp_path):
             urllib.request.urlopen(guarded.url + "/config", timeout=10)
     finally:
         guarded.stop()
+
+
+def test_memory_before_the_start_and_samples_while_it_runs(home, open_page):
+    page = open_page(home)
+    fill_in(page, "asked")
+    page.click("#tp-verify")
+    wait_for_text(page, "#tp-memory", "beside the loaded model", 60)
+    assert "4 rows of 80 tokens" in page.locator("#tp-memory").inner_text()
+    write(page, "micro_batch_size", "8")
+    page.locator("#tp-micro_batch_size input").first.blur()
+    wait_for_text(page, "#tp-memory", "8 rows of 80 tokens")
+    picture(page, f"estimate-{home.name}")
+    page.click("#tp-dry-run")
+    page.click("#tp-dry-run-cancel")
+    wait_for_text(page, "#tp-memory", "The dry run was called off")
+    page.click("#tp-dry-run")
+    wait_for_text(page, "#tp-memory", "at the highest moment", 120)
+    measured = page.locator("#tp-memory").inner_text()
+    assert "450 steps" in measured and "Whole run" in measured and not page.locator("#tp-dry-run-cancel").is_visible()
+    assert not (home.loras / "dry run").exists() and "dry run" not in status(page)
+    picture(page, f"dry-run-{home.name}")
+
+    write(page, "epochs", "0.2")
+    write(page, "sample_prompts", "What does the bear eat?\nWhat is <b>bold</b>?")
+    write(page, "sample_steps", "10")
+    page.click("#tp-start")
+    wait_for_status(page, "Training", name="asked")
+    wait_for_text(page, "#tp-samples", "Step 10", 60)
+    first = page.locator("#tp-samples td").first.inner_text()
+    reload(page, home)
+    wait_for_text(page, "#tp-samples", "Step 10", 60)
+    assert page.locator("#tp-samples td").first.inner_text() == first == "The bear eats honey."
+    wait_for_status(page, "Done", name="asked")
+    wait_for_text(page, "#tp-samples", "Step 30")
+    assert page.locator("#tp-samples tbody th").all_inner_texts() == ["What does the bear eat?", "What is <b>bold</b>?"]
+    for width, theme in ((1440, "dark"), (480, "light")):
+        other = open_page(home, width=width, theme=theme)
+        wait_for_text(other, "#tp-samples", "Step 30")
+        assert other.evaluate("document.documentElement.scrollWidth") <= width
+        picture(other, f"samples-{home.name}-{width}-{theme}")
+    other.locator("#tp-samples-earlier button").first.click()
+    choose(other, "samples-run", "asked")
+    wait_for_text(other, "#tp-samples-shown", "Step 20")
