@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from . import token_view, training_run, views
+from . import evaluation, token_view, training_run, views
 from .background import Job
 from .chat_templates import HOSTS
 from .host import QUANTIZATIONS, Host, ModelError
@@ -234,7 +234,9 @@ class TrainTab:
         verified = [*verified, self.cancel, self.leave_out]
         planned = {"fn": self.plan.on_plan, "inputs": {*fields, self.plan.beside}, "outputs": [self.plan.schedule], **quiet}
         unbound = {**quiet, "concurrency_limit": None}  # a second click takes the first one's place
-        self.verify.click(self.on_verify, fields, verified, **unbound).then(**planned).then(**self.memory.estimating(fields))
+        self.verify.click(self.on_verify, fields, verified, **unbound).then(**planned).then(**self.run.looking_again(fields)).then(
+            **self.memory.estimating(fields)
+        )
         self.cancel.click(self.on_cancel, None, [self.report], **quiet)
         repeats = self.widgets["leave_out_repeats"]
         self.leave_out.click(lambda: True, None, [repeats], **quiet).then(self.on_verify, fields, verified, **unbound)
@@ -268,8 +270,11 @@ class TrainTab:
             show_progress="minimal",
             **hidden_from_api(self.answer.click),
         )
-        self.load.click(self.on_load_model, [self.model_choice, self.quantization], list(self.model_look()), **quiet)
-        self.run.wire(fields, list(self.widgets.values()), {self.model_line, self.loader, self.samples.grid, self.copy_from, self.sort_by_time, *lists, *fields})
+        loaded = self.load.click(self.on_load_model, [self.model_choice, self.quantization], list(self.model_look()), **quiet)
+        loaded.then(**self.run.looking_again(fields))
+        self.run.wire(
+            fields, list(self.widgets.values()), {self.model_line, self.loader, self.samples.grid, self.copy_from, self.sort_by_time, *lists, *fields}
+        )
 
     # Handlers
 
@@ -446,7 +451,7 @@ class TrainTab:
         if run is not None and run.active:
             yield {self.model_line: views.notice(f"Not loaded: {training_run.busy_message(run)}", "tp-bad")}
             return
-        if busy := self.host.busy():
+        if busy := self.host.busy() or evaluation.busy_message():
             yield {self.model_line: views.notice(f"Not loaded: {busy}", "tp-bad")}
             return
         if not model:
