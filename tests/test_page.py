@@ -445,6 +445,7 @@ def test_a_run_is_steered_from_any_page(home, open_page):
         page.click("#tp-rate-apply")
         wait_for_text(page, "#tp-steer-said", words)
     page.click("#tp-rate-double")
+    wait_for_text(page, "#tp-commands", "learning rate × 2")
     page.locator("#tp-rate-factor input").fill("3")
     page.click("#tp-rate-apply")
     page.click("#tp-add-epoch")
