@@ -4,9 +4,10 @@
 
 The demo model with a LoRA learns the same rows in the same order with the same optimizer and schedule; every way is timed from its first
 step's beginning to its last step's end. The ways take turns in one process, forwards and backwards, so that a busy moment of the machine
-falls on all. The bare Trainer logs nothing. Ours looks at every step: it logs the loss, its spread, the rate and the gradient's norm, writes them to
-run.jsonl, keeps the random state for an exact resume, and asks for stops, commands and checkpoints, none of which are made here. Its loss
-is computed in parts (chunked_loss.py), which is another matter than the callbacks; so there is a bare Trainer with that loss too.
+falls on all; processor time is what is left where other programs wait for the same processors. The bare Trainer logs nothing. Ours looks
+at every step: it logs the loss, its spread, the rate and the gradient's norm, writes them to run.jsonl, keeps the random state for an exact
+resume, and asks for stops, commands and checkpoints, none of which are made here. Its loss is computed in parts (chunked_loss.py),
+which is another matter than the callbacks; so there is a bare Trainer with that loss too.
 """
 
 from __future__ import annotations
@@ -68,14 +69,15 @@ class Bench:
         self.prepared = prepare(self.settings, self.host.tokenizer, self.host)
         self.steps = steps
 
-    def seconds(self, way: str) -> float:
+    def seconds(self, way: str) -> tuple[float, float]:
+        """Of the wall's clock, and of the processor's."""
         timer = make_timer()
         if way == OURS:
             self._ours(timer)
         else:
             self._bare(timer, with_our_loss=way == WITH_OUR_LOSS)
         assert timer.steps == self.steps, (way, timer.steps)
-        return timer.seconds
+        return timer.seconds, timer.worked
 
     def _ours(self, timer: Any) -> None:
         from training_pro import train_utils
@@ -141,16 +143,17 @@ def make_timer() -> Any:
     class Timer(TrainerCallback):
         """From the first step's beginning to the last one's end, with what is done when a step is logged."""
 
-        steps, begun, seconds = 0, 0.0, 0.0
+        steps, begun, seconds, worked = 0, 0.0, 0.0, 0.0
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
-            self.begun = self.begun or time.perf_counter()
+            if not self.begun:
+                self.begun, self.worked = time.perf_counter(), -time.process_time()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             self.steps += 1
 
         def on_epoch_end(self, *_: Any, **__: Any) -> None:
-            self.seconds = time.perf_counter() - self.begun
+            self.seconds, self.worked = time.perf_counter() - self.begun, time.process_time() + self.worked
 
     return Timer()
 
@@ -159,22 +162,21 @@ def table(bench: Bench, turns: int) -> str:
     ways = [BARE, WITH_OUR_LOSS, OURS]
     for way in ways:  # once unmeasured
         bench.seconds(way)
-    found: dict[str, list[float]] = {way: [] for way in ways}
+    found: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
     for turn in range(turns):
         for way in ways if turn % 2 == 0 else reversed(ways):
             found[way].append(bench.seconds(way))
-    middle = {way: statistics.median(times) for way, times in found.items()}
-    rows = ["| way | ms a step, median | beside bare | beside bare with our loss |", "|---|---|---|---|"]
+    rows = ["| way | ms a step, median | beside bare | beside bare with our loss | the same of processor time |", "|---|---|---|---|---|"]
     for way in ways:
-        rows.append(
-            f"| {way} | {middle[way] / bench.steps * 1000:.2f} | {ratio(found[way], found[BARE])} | {ratio(found[way], found[WITH_OUR_LOSS])} |"
-        )
+        middle = statistics.median(seconds for seconds, _ in found[way]) / bench.steps * 1000
+        beside = [ratio(found[way], found[other], clock) for clock in (0, 1) for other in (BARE, WITH_OUR_LOSS)]
+        rows.append(f"| {way} | {middle:.2f} | {beside[0]} | {beside[1]} | {beside[2]} / {beside[3]} |")
     return "\n".join(rows)
 
 
-def ratio(ours: list[float], theirs: list[float]) -> str:
+def ratio(ours: list[tuple[float, float]], theirs: list[tuple[float, float]], clock: int) -> str:
     """The median of the turns' ratios: each turn has both within seconds of each other."""
-    return f"{statistics.median(mine / other for mine, other in zip(ours, theirs, strict=True)):.3f}"
+    return f"{statistics.median(mine[clock] / other[clock] for mine, other in zip(ours, theirs, strict=True)):.3f}"
 
 
 def profile(bench: Bench) -> None:
