@@ -81,7 +81,9 @@ def differences(old: Finished, settings: TrainingSettings, model: Any, model_nam
     if (kind := old.config.get("peft_type")) not in (None, "LORA"):
         return [f"Name: “{old.folder.name}” is an adapter of the kind {kind}, not a LoRA; choose another name."]
     if odd := _odd(old.config):
-        return [f"Name: “{old.folder.name}” cannot be trained on, since its adapter_config.json holds no usable {' and '.join(odd)}; choose another name."]
+        return [
+            f"Name: “{old.folder.name}” cannot be trained on, since its adapter_config.json holds no usable {' and '.join(odd)}; choose another name."
+        ]
     if old.base_names and model_name not in old.base_names:
         found.append(f"its base model is {old.base_names[0]} and {model_name} is loaded")
     rslora = bool(old.config.get("use_rslora", False))

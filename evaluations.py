@@ -220,7 +220,7 @@ def chosen(rows: Sequence[Row], words: str = "", sort: str = "Newest first") -> 
     found = [row for row in rows if all(any(word in str(value).lower() for value in row.values()) for word in asked)]
     column = SORTS.get(sort, "Date")
     if column == "Date":
-        return sorted(found[::-1], key=lambda row: row.get("Date", ""), reverse=True)
+        return sorted(found, key=lambda row: row.get("Date", ""))[::-1]
     if column == "Perplexity":
         return sorted(found, key=lambda row: _number(row.get("Perplexity", "")))
     return sorted(found, key=lambda row: (str(row.get(column, "")).lower(), _number(row.get("Perplexity", ""))))
