@@ -115,3 +115,16 @@ def test_it_can_be_interrupted(host, trained, monkeypatch):
     monkeypatch.setattr(learned, "_answer", stopping)
     job = learned.run_here(host, "tiny")
     assert (job.status, job.learned.verdict) == ("interrupted", "") and not hasattr(host.model, "peft_config")
+
+
+def test_the_change_of_a_quantised_layer_is_that_beside_its_real_weights(host):
+    import peft
+
+    found = {}
+    for quantization in ("none", "4bit"):
+        host.load("demo", quantization)
+        torch.manual_seed(2)
+        config = peft.LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+        found[quantization] = dict(learned.layer_changes(peft.get_peft_model(host.model, config)))
+    for name, change in found["none"].items():
+        assert found["4bit"][name] == pytest.approx(change, rel=0.05)
