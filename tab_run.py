@@ -13,10 +13,12 @@ from typing import Any
 import gradio as gr
 
 from . import continued, diary, resume, training_run, views
+from .compare import load_run
 from .kept import WITHOUT_DATA
-from .matplotgraph import chart_svg
+from .matplotgraph import X_AXES, chart_svg
 from .settings import OPTIONS, TrainingSettings
 from .training_run import ADD_EPOCH, COOL_DOWN, EVALUATE, SCALE_RATE, TrainingRun
+from .try_it import CannotAnswer, adapter_folder
 from .versions import hidden_from_api
 
 POLL_SECONDS = 0.7
@@ -24,6 +26,8 @@ HEARTBEAT = 15.0  # seconds: an idle viewer that has gone is noticed when someth
 TYPING_SECONDS = 1.0  # “120” is typed as 1, 12, 120: a running run gets a stop only when the typing is over
 STOPS = ("stop_at_loss", "stop_at_epoch", "time_budget_minutes")
 HALF = 0.5
+Drawn = tuple[str, list[tuple[str, Any]]]  # the x axis, and (name, history) of what is laid over the chart
+AS_AT_FIRST: Drawn = ("step", [])
 
 
 class RunTab:
@@ -35,13 +39,23 @@ class RunTab:
         self.tab, self.host = tab, tab.host
         self.typed: dict[str, object] = {}  # option key → the newest change of a stop, on whatever page
         self.printed: tuple[Any, resume.DataPrint | None] = (None, None)  # the data that was verified last
+        self.drawn: dict[str, Drawn] = {}  # by the page's session: each page has its own chart
         with gr.Row():
             self.interrupt = gr.Button("Interrupt", variant="stop", elem_id="tp-interrupt", interactive=False)
             self.checkpoint = gr.Button("Queue Checkpoint Now", elem_id="tp-checkpoint", interactive=False)
         self.status = gr.HTML(views.notice("Connecting to the trainer …", "tp-idle tp-connecting"), elem_id="tp-status")
         self._steering()
         self._resuming()
+        self._chart()
+
+    def _chart(self) -> None:
         self.chart = gr.HTML(chart_svg([]), elem_id="tp-chart")
+        with gr.Row(elem_classes=["tp-pair"]):
+            self.beside = gr.Dropdown(
+                self._runs(), value=[], multiselect=True, label="Lay over it", info="The losses of earlier runs and of checkpoints.",
+                elem_id="tp-chart-beside", interactive=self.tab.usable, scale=3,
+            )  # fmt: skip
+            self.axis = gr.Radio(list(X_AXES), value="step", label="By", elem_id="tp-chart-axis", interactive=self.tab.usable, scale=1, min_width=120)
 
     def _steering(self) -> None:
         usable = self.tab.usable
@@ -91,6 +105,8 @@ class RunTab:
         quiet = {"show_progress": "hidden", **hidden_from_api(self.interrupt.click)}
         self.interrupt.click(self.on_interrupt, None, [self.status], **quiet)
         self.checkpoint.click(self.on_checkpoint, None, [self.status], **quiet)
+        for widget in (self.beside, self.axis):
+            widget.change(self.on_drawn, [self.beside, self.axis], [self.chart], **quiet)
         for key in STOPS:
             # By hand alone: what “Copy parameters from” or a preset fills in is for the next run.
             self.tab.widgets[key].input(
@@ -282,8 +298,40 @@ class RunTab:
         """The run that is going on, else the last one: of this process, or as its diary tells."""
         return training_run.current() or diary.last_of(self.host.lora_dir)
 
-    async def follow(self) -> AsyncIterator[dict[Any, Any]]:
+    def lists(self) -> dict[Any, Any]:
+        return {self.beside: gr.update(choices=self._runs())}
+
+    def _runs(self) -> list[str]:
+        return self.tab.adapter_names()[1:]
+
+    def on_drawn(self, names: list[str] | None, by: str, request: gr.Request) -> str:
+        """Draw this page's chart by its axis and with what is laid over it, now and from now on."""
+        beside, said = [], ""
+        for name in names or []:
+            try:
+                beside.append((name, load_run(adapter_folder(self.host, name)).history))
+            except CannotAnswer as error:
+                said += views.notice(str(error), "tp-bad")
+        drawn = self.drawn[request.session_hash] = (by if by in X_AXES else "step", beside)
+        return said + self._drawn(self.shown_run(), drawn)
+
+    def _drawn(self, run: TrainingRun | None, drawn: Drawn) -> str:
+        if run is None:
+            return chart_svg([])
+        by, beside = drawn
+        per_epoch = run.report.steps_per_epoch if run.report else 0
+        return chart_svg(run.whole_history, run.earlier_steps + run.total_steps if run.active else 0, per_epoch, by=by, others=beside)
+
+    async def follow(self, request: gr.Request) -> AsyncIterator[dict[Any, Any]]:
         """Show the current run, or the last one, for as long as the page is open. A reload or a second browser begins here too."""
+        page = request.session_hash
+        try:
+            async for look in self._followed(page):
+                yield look
+        finally:
+            self.drawn.pop(page, None)
+
+    async def _followed(self, page: str) -> AsyncIterator[dict[Any, Any]]:
         run = await asyncio.to_thread(self.shown_run)
         first = self.tab.at_first()
         if run is not None and run is training_run.current() and run.settings is not None:
@@ -301,7 +349,7 @@ class RunTab:
                 yield self.tab.model_look()  # another model was loaded, here or in the host's own tab
             if (mark := _mark(run)) != seen:
                 ended = run is not None and not run.active
-                yield {**self.look(run), **samples(run), **(self.tab.after(run) if ended else {})}
+                yield {**self.look(run, page), **samples(run), **(self.tab.after(run) if ended else {})}
                 seen, quiet_for = mark, 0.0
             elif run is not None and run.active:
                 yield {self.status: views.status(run)}  # the clock goes on
@@ -315,12 +363,11 @@ class RunTab:
         stops = {key: getattr(run, key) for key in STOPS} if run.active else {}
         return self.tab.filled(run.settings.model_copy(update=stops))
 
-    def look(self, run: TrainingRun | None) -> dict[Any, Any]:
+    def look(self, run: TrainingRun | None, page: str = "") -> dict[Any, Any]:
         active, usable = run is not None and run.active, self.tab.usable
-        per_epoch = run.report.steps_per_epoch if run is not None and run.report else 0
         return {
             self.status: views.status(run),
-            self.chart: chart_svg(run.whole_history if run else [], run.earlier_steps + run.total_steps if active else 0, per_epoch),
+            self.chart: self._drawn(run, self.drawn.get(page, AS_AT_FIRST)),
             self.tab.start: gr.update(interactive=usable and not active),
             self.interrupt: gr.update(interactive=usable and active),
             self.checkpoint: gr.update(interactive=usable and active),

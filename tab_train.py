@@ -505,6 +505,7 @@ class TrainTab:
             self.model_choice: gr.update(choices=self.host.offered_models()),
             **self.tools.lists(),
             **self.plan.lists(),
+            **self.run.lists(),
             **self.samples.lists(),
         }
 
@@ -515,6 +516,7 @@ class TrainTab:
         lists = {
             self.adapter: self._adapter_list(run),
             **self.plan.lists(),
+            **self.run.lists(),
             **self.samples.lists(),
             self.copy_from: self.on_sort(False),
             self.sort_by_time: gr.update(value=False),

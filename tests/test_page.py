@@ -499,6 +499,12 @@ def test_a_crash_is_told_and_the_next_run_is_a_good_one(home, open_page):
     page.click("#tp-start")
     wait_for_status(page, "Done", 60, "crashes")
     assert (home.loras / "crashes" / "adapter_model.safetensors").is_file()
+    page.locator("#tp-chart-axis label", has_text="epoch").click()
+    page.locator("#tp-chart svg[aria-label='Loss by epoch']").wait_for()
+    page.locator("#tp-chart-beside input").click()
+    page.locator("#tp-chart-beside [role=option], [role=listbox] [role=option]", has_text="crashes").first.click()
+    page.locator("#tp-chart .tp-other").first.wait_for(state="attached")
+    picture(page, f"chart-{home.name}")
 
 
 def test_after_a_restart_the_last_run_is_shown_and_goes_on(home, open_page):

@@ -1,7 +1,9 @@
 """The handlers of the running side, without a browser; what a person does with it is in test_page.py."""
 
 import asyncio
+import json
 import math
+from types import SimpleNamespace
 
 import gradio as gr
 import pytest
@@ -52,6 +54,24 @@ def test_commands_wait_for_the_end_of_the_step(tab, running):
         ("scale the learning rate", 0.5), ("scale the learning rate", 2.0), ("add an epoch", None), ("scale the learning rate", 1.5), ("cool down", 20),
     ]  # fmt: skip
     assert found[tab.run.refused]["visible"] is False and "learning rate × 1.5: after this step" in found[tab.run.commands]
+
+
+def test_each_page_has_a_chart_of_its_own(tab, running, host):
+    folder = host.lora_dir / "older"
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text("{}", encoding="utf-8")
+    (folder / "training_graph.json").write_text(
+        json.dumps([{"current_steps": n, "loss": 3 - n / 9, "epoch": n / 4} for n in range(1, 9)]), encoding="utf-8"
+    )
+    running.history += [{"current_steps": n, "loss": 2.0, "learning_rate": 1e-4, "epoch": n / 4} for n in range(1, 4)]
+    mine, other = SimpleNamespace(session_hash="mine"), SimpleNamespace(session_hash="other")
+    assert tab.run.lists()[tab.run.beside]["choices"] == ["older"]
+    shown = tab.run.on_drawn(["older"], "epoch", mine)
+    assert "Loss by epoch" in shown and "older" in shown
+    assert tab.run.look(running, "mine")[tab.run.chart] == shown  # also when the run goes on
+    assert "Loss by step" in tab.run.on_drawn([], "step", other) and "older" not in tab.run.look(running, "other")[tab.run.chart]
+    assert "older" not in tab.run.look(running)[tab.run.chart]
+    assert "gone" in tab.run.on_drawn(["gone"], "step", mine) and "Loss by step" in tab.run.look(running, "mine")[tab.run.chart]
 
 
 def test_without_evaluation_data_there_is_nothing_to_evaluate(tab, running):
