@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import gradio as gr
@@ -86,6 +87,12 @@ def test_a_run_that_has_ended_takes_no_commands(tab, running):
     assert not running.stop_requested and not running.checkpoint_requested
 
 
+def in_a_thread(work):
+    """Playwright, once it was used, has a loop of its own in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, work).result()
+
+
 def test_a_stop_that_is_being_typed_reaches_the_run_when_the_typing_is_over(tab, running, monkeypatch):
     monkeypatch.setattr(tab_run, "TYPING_SECONDS", 0.05)
     seen = []
@@ -95,9 +102,9 @@ def test_a_stop_that_is_being_typed_reaches_the_run_when_the_typing_is_over(tab,
         seen.append(running.time_budget_minutes)
         await asyncio.gather(*typed, tab.run.on_stop_at_loss(1.5))
 
-    asyncio.run(typing())
+    in_a_thread(typing())
     assert seen == [0] and (running.time_budget_minutes, running.stop_at_loss, running.stop_at_epoch) == (120, 1.5, 0)
-    asyncio.run(tab.run.on_time_budget_minutes(None))  # emptied
+    in_a_thread(tab.run.on_time_budget_minutes(None))  # emptied
     assert running.time_budget_minutes == 0
     fields = tab.run._filled(running)
     assert fields[tab.widgets["stop_at_loss"]]["value"] == 1.5  # another page is filled with what holds now
