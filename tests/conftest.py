@@ -103,8 +103,10 @@ def open_page(browser):
 
 
 @pytest.fixture(autouse=True)
-def no_run_left(monkeypatch):
-    """Each test begins with no run in the process."""
+def no_run_left():
+    """Each test begins with no run in the process, and leaves none: not by monkeypatch, whose `undo` would bring an older one back."""
     from training_pro import training_run
 
-    monkeypatch.setattr(training_run, "_current", None)
+    training_run._current = None
+    yield
+    training_run._current = None
