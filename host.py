@@ -513,12 +513,12 @@ class LocalHost(Host):
                 raise ModelError(
                     f"“{path.name}” is a single file; GGUF and similar files cannot be trained. Give the folder of the original model (with config.json and safetensors)."
                 )
-        if Path(model).is_absolute() or model.startswith((".", "~")) or "\\" in model:
-            raise ModelError(f"There is no folder “{model}”. Give the folder of a model in Transformers format, or a hub id such as name/model.")
+        if not _HUB_MODEL.fullmatch(model):
+            raise ModelError(f"There is no folder “{_name_shown(model)}”. Give the folder of a model in Transformers format, or a hub id such as name/model.")
         return model
 
 
-_HUB_MODEL = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+_HUB_MODEL = re.compile(r"(?=.{1,96}\Z)[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 
 
 def _at_home(path: str) -> Path:

@@ -62,6 +62,8 @@ def test_the_facts_of_the_model(host, models_folder):
         (lambda folder: _file(folder / "model.gguf"), "single file; GGUF"),
         (lambda folder: _folder(folder / "empty"), "no config.json"),
         (lambda folder: "no-such/model", "could not be loaded from the hub"),
+        (lambda folder: "x" * 300, "There is no folder “x{61}…”. Give the folder of a model"),  # longer than a name of the hub or a file may be
+        (lambda folder: "two words", "There is no folder"),
     ],
 )
 def test_a_model_that_cannot_be_loaded_is_a_sentence(tmp_path, make, words):
