@@ -507,8 +507,14 @@ def test_what_does_not_fit_on_the_disk_is_not_begun(tmp_path):
 
 @pytest.mark.parametrize("length", ["9" * 5000, "-1", "0x10", "1e3", "²", "5, 6"])
 def test_a_size_that_is_none(tmp_path, length):
-    with served(b"hello", length=length.encode().decode("latin-1")) as address, contextlib.suppress(ToolError):
-        fetched(f"{address}/a.txt", tmp_path)
+    """The file comes whole, or a sentence and nothing of it."""
+    with served(b"hello", length=length.encode().decode("latin-1")) as address:
+        try:
+            fetched(f"{address}/a.txt", tmp_path)
+        except ToolError:
+            assert list(tmp_path.iterdir()) == []
+        else:
+            assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"hello"]
 
 
 def dripping(where):
