@@ -514,7 +514,9 @@ class LocalHost(Host):
                     f"“{path.name}” is a single file; GGUF and similar files cannot be trained. Give the folder of the original model (with config.json and safetensors)."
                 )
         if not _HUB_MODEL.fullmatch(model):
-            raise ModelError(f"There is no folder “{_name_shown(model)}”. Give the folder of a model in Transformers format, or a hub id such as name/model.")
+            raise ModelError(
+                f"There is no folder “{_name_shown(model)}”. Give the folder of a model in Transformers format, or a hub id such as name/model."
+            )
         return model
 
 
