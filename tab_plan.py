@@ -70,7 +70,7 @@ class PlanTab:
             widget = self.tab.widgets[key]
             changed = widget.change if OPTIONS[key].widget == "text" else widget.input
             changed(self.on_plan, inputs, [self.schedule], trigger_mode="always_last", **quiet)
-        self.beside.input(self.on_plan, inputs, [self.schedule], **quiet)
+        self.beside.change(self.on_plan, inputs, [self.schedule], trigger_mode="always_last", **quiet)
         listed = [self.said, self.preset]
         self.save.click(self.on_save, {*fields, self.name, self.overwrite}, listed, **quiet)
         self.remove.click(self.on_remove, [self.preset], listed, **quiet)

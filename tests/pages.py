@@ -26,6 +26,20 @@ def reload(page, home):
     show_tab(page, home)
 
 
+def go_again(page, home, tries=10):
+    """Go to a home whose server was started anew; the web UI's own script reloads the page meanwhile, and more than once."""
+    from playwright.sync_api import Error
+
+    for left in reversed(range(tries)):
+        try:
+            page.goto(home.url)
+            return
+        except Error:
+            if not left:
+                raise
+            page.wait_for_timeout(500)
+
+
 def host_tab(page, name):
     # not a click of the mouse: in a narrow window the web UI lays its chat over its own tabs
     page.locator("button[role=tab]", has_text=name).first.dispatch_event("click")
@@ -44,10 +58,16 @@ def picture(page, name):
 
 def choose(page, key, value, prefix="tp-"):
     field = page.locator(f"#{prefix}{key} input").first
-    field.click()
-    field.fill(value)
-    field.press("Enter")
-    field.blur()
+    for _ in range(5):
+        field.click()
+        field.fill(value)
+        field.press("Enter")
+        field.blur()
+        # Enter takes what the list marks, and the list is searched only after the page's next breath (a person is slower than that).
+        page.wait_for_timeout(20)
+        if field.input_value() in (value, ""):  # empty where several can be chosen
+            return
+        page.wait_for_timeout(200)
 
 
 def pick(page, key, value):

@@ -16,6 +16,7 @@ from pages import (
     choose,
     choose_data,
     fill_in,
+    go_again,
     host_tab,
     picture,
     reload,
@@ -25,7 +26,6 @@ from pages import (
     wait_for_text,
     write,
 )
-from playwright.sync_api import Error as PlaywrightError
 
 pytestmark = pytest.mark.skipif(not WEBUI_PYTHON.exists(), reason=NO_WEBUI)
 
@@ -302,10 +302,7 @@ class TestInTheBrowser:
                     if home.said().count("Running on local URL") > times:
                         break
                     time.sleep(0.1)
-                try:
-                    page.goto(home.url)
-                except PlaywrightError:  # the web UI's own script has reloaded the page meanwhile
-                    page.goto(home.url)
+                go_again(page, home)
                 open_page.faults.clear()  # the page's body is taken away while updates still arrive
                 show_tab(page, home)
                 wait_for_status(page, "Training", 30)
