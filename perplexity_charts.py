@@ -15,8 +15,7 @@ from typing import Any
 from .evaluation import DONE, FAILED, INTERRUPTED, RUNNING, WAITING, Evaluation, Measured, ranking
 from .learned import CHANGED_NOTHING, LEARNED, Learned
 from .matplotgraph import LEFT, RUN_HEX, TOP, WIDTH, Frame, drawing, is_number, nice_range
-from .paths import without_folders
-from .views import duration
+from .views import duration, said_list, status_card
 
 BAR, BETWEEN, GROUP = 15, 3, 26  # height of a bar, of the space below it, and of a group's name above its bars
 ROOM = 92  # for a bar's figure, at its end
@@ -46,17 +45,7 @@ def status(job: Evaluation | None) -> str:
     kind = "tp-running" if job.active else "tp-ok" if job.status == DONE and not job.problems else "tp-bad"
     message = "Interrupting" if job.active and job.stop_requested else job.message
     figures = [("Done", f"{job.share:.0%}"), ("Elapsed", duration(job.elapsed)), ("Left", duration(job.remaining) if job.active else "–")]
-    cells = "".join(f"<div><dt>{label}</dt><dd>{value}</dd></div>" for label, value in figures)
-    return (
-        f'<div class="tp-status {kind}"><div class="tp-head"><i class="tp-dot"></i><b>{WORDS[job.status]}</b><span>{escape(job.title)}</span></div>'
-        f'<div class="tp-message">{escape(without_folders(message))}</div>'
-        f'<div class="tp-bar" role="progressbar" aria-valuenow="{job.share:.0%}"><i style="width:{job.share:.1%}"></i></div>'
-        f"<dl>{cells}</dl>{_list(job.problems, 'tp-problems')}{_list(job.notices, 'tp-notices')}</div>"
-    )
-
-
-def _list(items: Sequence[str], name: str) -> str:
-    return f'<ul class="{name}">{"".join(f"<li>{escape(without_folders(item))}</li>" for item in items)}</ul>' if items else ""
+    return status_card(kind, WORDS[job.status], job.title, job.share, message=message, figures=figures, problems=job.problems, notices=job.notices)
 
 
 def results(job: Evaluation | None) -> str:
@@ -202,7 +191,7 @@ def learned_page(found: Learned) -> str:
     """One page: the sentence of judgement, the picture, the figures, the answers."""
     kind = "tp-ok" if found.verdict == LEARNED else "tp-idle" if found.verdict in ("", CHANGED_NOTHING) else "tp-bad"
     sentence = escape(found.sentence or "Not all is measured yet, so there is no judgement.")
-    verdict = f'<div class="tp-status {kind} tp-verdict"><b>{sentence}</b>{_list(found.notices, "tp-notices")}</div>'
+    verdict = f'<div class="tp-status {kind} tp-verdict"><b>{sentence}</b>{said_list(found.notices, "tp-notices")}</div>'
     head = "".join(f'<th scope="col">{name}</th>' for name in ("Prompt", "Base model", f"With {escape(found.adapter)}"))
     body = "".join(f"<tr>{''.join(f'<td>{escape(text)}</td>' for text in each)}</tr>" for each in found.answers)
     answers = _table(head, body, "tp-answers") if found.answers else ""

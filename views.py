@@ -5,6 +5,7 @@ Everything that came from a file or a user is escaped.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -72,15 +73,45 @@ def status(run: TrainingRun | None) -> str:
         message = "Interrupting: the current step is finished, then the LoRA is saved"
     elif run.checkpoint_requested and run.active:
         message = "A checkpoint will be saved after this step"
+    return status_card(
+        kind,
+        STATUS_WORDS[run.status],
+        f"“{run.name}”",
+        share,
+        message=message if message != STATUS_WORDS[run.status] else "",
+        figures=figures,
+        problems=run.problems,
+        notices=run.notices,
+        more="" if run.active else _carried_out(run),
+    )
+
+
+def status_card(
+    kind: str,
+    word: str,
+    title: str,
+    share: float,
+    *,
+    message: str = "",
+    figures: Sequence[tuple[str, str]] = (),
+    problems: Sequence[str] = (),
+    notices: Sequence[str] = (),
+    more: str = "",
+) -> str:
+    """What something does or how it ended: a word, its name, a bar of its share (0 to 1), figures with their labels, what it has to say.
+    `more` is HTML."""
     cells = "".join(f"<div><dt>{label}</dt><dd>{escape(value)}</dd></div>" for label, value in figures)
     return (
-        f'<div class="tp-status {kind}"><div class="tp-head"><i class="tp-dot"></i><b>{STATUS_WORDS[run.status]}</b>'
-        f"<span>“{escape(run.name)}”</span></div>"
-        f'<div class="tp-message">{_said(message) if message != STATUS_WORDS[run.status] else ""}</div>'
-        f'<div class="tp-bar" role="progressbar" aria-valuenow="{share:.0%}"><i style="width:{share:.1%}"></i></div>'
-        f"<dl>{cells}</dl>{_list(run.problems, 'tp-problems')}{_list(run.notices, 'tp-notices')}"
-        f"{'' if run.active else _carried_out(run)}</div>"
+        f'<div class="tp-status {kind}"><div class="tp-head"><i class="tp-dot"></i><b>{escape(word)}</b><span>{_said(title)}</span></div>'
+        f'<div class="tp-message">{_said(message)}</div>{bar(share)}'
+        f"<dl>{cells}</dl>{said_list(problems, 'tp-problems')}{said_list(notices, 'tp-notices')}{more}</div>"
     )
+
+
+def bar(share: float) -> str:
+    """How far something is, also for those who do not see it: of a progressbar, a number is read out."""
+    percent = round(100 * min(1.0, max(0.0, share)), 1)
+    return f'<div class="tp-bar" role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent:g}"><i style="width:{percent:g}%"></i></div>'
 
 
 # Commands to a run
@@ -97,13 +128,13 @@ def commands(run: TrainingRun) -> str:
     stops = [STOP_WORDS[key].format(value) for key in STOP_WORDS if (value := getattr(run, key))]
     set_now = [f"It ends early by: {', '.join(stops)}."] if stops else []
     told = [*waiting, *(_told(entry) for entry in reversed(run.commands))]
-    return f'<div class="tp-commands">{_list(told, "tp-told")}{_list(set_now + lacking, "tp-notices")}</div>'
+    return f'<div class="tp-commands">{said_list(told, "tp-told")}{said_list(set_now + lacking, "tp-notices")}</div>'
 
 
 def _carried_out(run: TrainingRun) -> str:
     if not run.commands:
         return ""
-    return f'<details class="tp-fold"><summary>What it was told ({len(run.commands)})</summary>{_list([_told(entry) for entry in run.commands], "tp-told")}</details>'
+    return f'<details class="tp-fold"><summary>What it was told ({len(run.commands)})</summary>{said_list([_told(entry) for entry in run.commands], "tp-told")}</details>'
 
 
 def _told(entry: dict[str, Any]) -> str:
@@ -147,7 +178,7 @@ def outlook(plan: ResumePlan, astray: bool, asked: bool = True) -> str:
     else:
         head = f"“{name}” was not finished ({place}), and cannot go on with what is loaded"
         todo = "Load the base model that it was begun with."
-    restored = f'<div class="tp-look">Put back exactly{_list(plan.restored, "tp-notices")}</div>' if plan.fits else ""
+    restored = f'<div class="tp-look">Put back exactly{said_list(plan.restored, "tp-notices")}</div>' if plan.fits else ""
     return _outlook(plan.fits, head, todo, plan, restored)
 
 
@@ -164,7 +195,7 @@ def trained_on(adapter: Finished, differences: list[str], plan: ResumePlan | Non
 
 def _outlook(good: bool, head: str, todo: str, plan: ResumePlan | None, more: str = "") -> str:
     message = f'<div class="tp-message">{escape(todo)}</div>' if todo else ""
-    notices = _list(plan.notices, "tp-notices") if plan is not None else ""
+    notices = said_list(plan.notices, "tp-notices") if plan is not None else ""
     return (
         f'<div class="tp-status {"tp-ok" if good else "tp-bad"}"><div class="tp-head"><i class="tp-dot"></i><b>{escape(head)}</b></div>'
         f"{message}{more}{_items(plan) if plan is not None else ''}{notices}</div>"
@@ -191,7 +222,7 @@ def _table_of(items: list[ResumeItem]) -> str:
 def problems(found: list[str], heading: str = "Not started") -> str:
     """Everything that keeps a run from starting, at once."""
     things = "this has" if len(found) == 1 else f"these {len(found)} things have"
-    return f'<div class="tp-status tp-bad"><div class="tp-head"><i class="tp-dot"></i><b>{escape(heading)}: {things} to be changed</b></div>{_list(found, "tp-problems")}</div>'
+    return f'<div class="tp-status tp-bad"><div class="tp-head"><i class="tp-dot"></i><b>{escape(heading)}: {things} to be changed</b></div>{said_list(found, "tp-problems")}</div>'
 
 
 def heading(words: str) -> str:
@@ -207,7 +238,7 @@ def notice(text: str, kind: str = "tp-idle") -> str:
     return f'<div class="tp-status {kind}">{_said(text)}</div>'
 
 
-def _list(items: list[str], name: str) -> str:
+def said_list(items: Sequence[str], name: str) -> str:
     return f'<ul class="{name}">{"".join(f"<li>{_said(item)}</li>" for item in items)}</ul>' if items else ""
 
 
@@ -220,7 +251,7 @@ def _said(text: str) -> str:
 def copied(name: str, said: list[str]) -> str:
     """What “Copy parameters from” did: all settings of the run, and what could not be taken as it was."""
     head = f"The settings of “{name}” are filled in." + (" These could not be taken as they were:" if said else "")
-    return f'<div class="tp-status tp-idle">{escape(head)}{_list(said, "tp-notices")}</div>'
+    return f'<div class="tp-status tp-idle">{escape(head)}{said_list(said, "tp-notices")}</div>'
 
 
 KIND_NAMES_ONE = {"json": "JSON row", "jsonl": "chat", "text": "text block", "overlapping": "overlapping text block"}
@@ -257,11 +288,11 @@ def report(found: Report, settings: Any, lengths: Any = ()) -> str:
     body = "".join(f"<tr><th>{label}</th><td>{value}</td><td>{escape(more)}</td></tr>" for label, value, more in rows)
     warnings = [f"{count:,} row{'' if count == 1 else 's'} {why}." for count, why in left_out if count] + found.notices
     heading = "What is left out" if settings.leave_out_repeats else "Worth a look"
-    look = f'<div class="tp-look">{heading}{_list(found.hygiene, "tp-notices")}</div>' if found.hygiene else ""
+    look = f'<div class="tp-look">{heading}{said_list(found.hygiene, "tp-notices")}</div>' if found.hygiene else ""
     bars = bars_of_lengths(lengths, settings.cutoff_len)
     return (
         '<div class="tp-status tp-ok"><div class="tp-head"><i class="tp-dot"></i><b>Verified: this is what Start will train</b></div>'
-        f'<table class="tp-report">{body}</table>{bars}{_list(warnings, "tp-notices")}{look}</div>'
+        f'<table class="tp-report">{body}</table>{bars}{said_list(warnings, "tp-notices")}{look}</div>'
     )
 
 
@@ -295,7 +326,7 @@ def working(doing: str, share: float) -> str:
     """What a preparation does and how far it is."""
     return (
         f'<div class="tp-status tp-running"><div class="tp-head"><i class="tp-dot"></i><b>{escape(doing)}</b><span>{share:.0%}</span></div>'
-        f'<div class="tp-bar" role="progressbar" aria-valuenow="{share:.0%}"><i style="width:{share:.1%}"></i></div></div>'
+        f"{bar(share)}</div>"
     )
 
 

@@ -31,7 +31,7 @@ def test_the_status_of_a_run():
         "<b>x</b>", status=TRAINING, message="Training", step=5, total_steps=20, epoch=0.25, loss=1.5, learning_rate=1e-4, eval_loss=1.25
     )
     shown = views.status(run)
-    assert "tp-running" in shown and "5 / 20" in shown and "25.0%" in shown and "1.5000" in shown and "1.2500" in shown
+    assert "tp-running" in shown and "5 / 20" in shown and "width:25%" in shown and "1.5000" in shown and "1.2500" in shown
     assert "<b>x</b>" not in shown and "&lt;b&gt;x&lt;/b&gt;" in shown
     run.update(stop_requested=True)
     assert "Interrupting" in views.status(run)
@@ -84,3 +84,9 @@ def test_packing_is_offered_with_its_gain_where_there_is_one(host, settings):
     found = prepare(settings(micro_batch_size=2), host.tokenizer, host, look=True).report
     assert f"<th>Packing</th><td>off</td><td>on, the blocks would share {found.packed_rows} rows" in views.report(found, settings(micro_batch_size=2))
     assert 0 < found.packed_rows < 20 and found.packed_padding < 0.2 and found.padding < 0.2
+
+
+@pytest.mark.parametrize(("share", "number"), [(0, "0"), (0.123456, "12.3"), (1, "100"), (1.7, "100")])
+def test_how_far_it_is_can_be_read_out(share, number):
+    assert f'aria-valuemin="0" aria-valuemax="100" aria-valuenow="{number}"' in views.bar(share)
+    assert views.bar(share) in views.working("Reading", share)
