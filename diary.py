@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from .dataset_tools import Report
+from .folder_lock import is_taken
 from .matplotgraph import is_number
 from .settings import TrainingSettings
-from .training_run import COMMANDS, DIARY, DONE, FAILED, INTERRUPTED, TrainingRun
+from .training_run import COMMANDS, DIARY, DONE, ELSEWHERE, FAILED, INTERRUPTED, TrainingRun
 
 OUTCOMES = (DONE, INTERRUPTED, FAILED)
 LAST_BYTES = 100_000  # an end names some blocks of text at most
@@ -34,7 +35,8 @@ def last_of(lora_dir: Path) -> TrainingRun | None:
 def read_back(folder: Path) -> TrainingRun | None:
     """The last run of an adapter's folder, ended, as far as its diary tells; None where it tells none.
 
-    `history` also has the losses of the runs that it went on from. A run whose end is not told failed: its process ended before it.
+    `history` also has the losses of the runs that it went on from. A run whose end is not told failed: its process ended before it,
+    unless that process is still at it.
     """
     run = before = None
     for event in _events(folder / DIARY):
@@ -46,7 +48,9 @@ def read_back(folder: Path) -> TrainingRun | None:
             run.earlier_steps = before.earlier_steps
             run.history = [entry for entry in before.history if entry["current_steps"] <= run.earlier_steps + event["step"]]
         _take_in(run, event)
-    if run is not None and run.active:
+    if run is not None and run.active and is_taken(folder):
+        run.update(status=ELSEWHERE, message="Another program on this machine is training it. Open that program's page to watch or end it.")
+    elif run is not None and run.active:
         place = f" at step {run.step} of {run.total_steps}" if run.total_steps else ""
         run.update(status=FAILED, message=f"Cut off{place}: the program ended before the run did.")
     return run

@@ -13,6 +13,7 @@ from typing import Any
 from . import continued, needs, resume
 from .adapters import save_adapter
 from .dataset_tools import Prepared
+from .folder_lock import LOCK
 from .host import model_facts
 from .matplotgraph import save_png
 from .paths import write_json, write_whole
@@ -25,8 +26,9 @@ def holds_a_run(folder: Path) -> bool:
     return any(next(folder.glob(pattern), None) for pattern in ("adapter_config.json", "adapter_model.*", "checkpoint-*"))
 
 
-def _is_backup(entry: Path) -> bool:
-    return entry.name.startswith("Backup-")
+def _stays(entry: Path) -> bool:
+    """What is no part of the run that lies in the folder: earlier backups, and the lock of the run that begins."""
+    return entry.name.startswith("Backup-") or entry.name == LOCK
 
 
 @contextlib.contextmanager
@@ -49,7 +51,7 @@ def room_for(folder: Path, run: TrainingRun, going_on: bool, unfinished: resume.
         if goes and backup is not None:
             shutil.rmtree(backup, ignore_errors=True)
         return
-    old = [entry for entry in folder.iterdir() if not _is_backup(entry)] if holds_a_run(folder) else []
+    old = [entry for entry in folder.iterdir() if not _stays(entry)] if holds_a_run(folder) else []
     if not old:
         (folder / "run.jsonl").unlink(missing_ok=True)
     backup = _free_name(folder / time.strftime("Backup-%Y-%m-%d-%H%M%S"))
@@ -85,7 +87,7 @@ def _backup_of(unfinished: resume.Unfinished, folder: Path, run: TrainingRun) ->
     backup = _free_name(folder / time.strftime("Backup-%Y-%m-%d-%H%M%S"))
     backup.mkdir()
     for entry in folder.iterdir():
-        if entry.is_file():
+        if entry.is_file() and not _stays(entry):
             shutil.copy2(entry, backup / entry.name)
     run.notices.append(f"The LoRA as it was is kept in {backup.name}.")
     return backup, False
@@ -102,7 +104,7 @@ def _free_name(path: Path) -> Path:
 def _put_back(folder: Path, backup: Path, stays: list[str] | None = None) -> None:
     """Give the folder what is in `backup`; what else the run left there goes, but for the names that stay (and checkpoints of theirs)."""
     for entry in list(folder.iterdir()):
-        if not _is_backup(entry) and not (stays and (entry.name in stays or entry.is_dir())):
+        if not _stays(entry) and not (stays and (entry.name in stays or entry.is_dir())):
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     for entry in list(backup.iterdir()):
         entry.replace(folder / entry.name)

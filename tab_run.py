@@ -17,7 +17,7 @@ from .compare import load_run
 from .kept import WITHOUT_DATA
 from .matplotgraph import X_AXES, chart_svg
 from .settings import OPTIONS, TrainingSettings
-from .training_run import ADD_EPOCH, COOL_DOWN, EVALUATE, SCALE_RATE, TrainingRun
+from .training_run import ADD_EPOCH, COOL_DOWN, ELSEWHERE, EVALUATE, SCALE_RATE, TrainingRun
 from .try_it import CannotAnswer, adapter_folder
 from .versions import hidden_from_api
 
@@ -233,7 +233,8 @@ class RunTab:
 
     def offer_of(self, run: TrainingRun | None) -> dict[Any, Any]:
         """What can be done with a run that has ended: one click goes on with it as it was begun."""
-        saved = self._saved(run.adapter.name) if run is not None and not run.active and run.adapter is not None else None
+        over = run is not None and not run.active and run.status != ELSEWHERE
+        saved = self._saved(run.adapter.name) if over and run.adapter is not None else None
         plan = resume.plan(saved, self.host) if saved is not None else None
         if plan is None:
             return self._offer()

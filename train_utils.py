@@ -15,6 +15,7 @@ from .adapters import adapter_bytes, attach_lora, kind_notices, kind_problems, t
 from .attention import AUTO, attention, attention_problem
 from .auto_batch import is_out_of_memory, what_to_change
 from .dataset_tools import DataError, Prepared, prepare
+from .folder_lock import Taken, alone_in, is_taken
 from .host import Host, ModelError, NotFree, free_memory, model_facts
 from .packing import CannotPack, layout_of
 from .paths import name_problem, path_for_new, path_in, refuse_links_out, whole_folder
@@ -119,6 +120,8 @@ def _folder_problems(settings: TrainingSettings, host: Host) -> list[str]:
         return [f"Name: {error}"]
     if folder.exists() and not folder.is_dir():
         return [f"Name: “{settings.lora_name}” is a file in the LoRA folder; choose another name."]
+    if is_taken(folder):
+        return [str(Taken(folder))]
     if not holds_a_run(folder) or settings.always_override:
         return []
     going_on = resume.plan(settings, host)
@@ -330,7 +333,7 @@ def failure_message(error: Exception, run: TrainingRun) -> str:
     said = str(error)
     place = f" at step {run.step} of {run.total_steps}" if run.total_steps else ""
     kept = " Checkpoints that were saved before are kept." if run.adapter and any(run.adapter.glob("checkpoint-*")) else ""
-    if isinstance(error, RunFailed):
+    if isinstance(error, (RunFailed, Taken)):
         return said + kept
     if type(error).__module__.partition(".")[0] == "wandb":
         return f"Failed: Weights & Biases could not be used ({first_line(error)}). Log in with “wandb login”, set WANDB_MODE to offline, or choose None.{kept}"
@@ -377,6 +380,11 @@ def _train_and_save(settings: TrainingSettings, host: Host, run: TrainingRun, pr
     import transformers
 
     transformers.set_seed(settings.seed)
+    with alone_in(path_in(host.lora_dir, settings.lora_name)):
+        _train_alone(settings, host, run, prepared, base)
+
+
+def _train_alone(settings: TrainingSettings, host: Host, run: TrainingRun, prepared: Prepared, base: Base) -> None:
     folder = path_in(host.lora_dir, settings.lora_name)
     facts = model_facts(base.model, base.name)
     data = resume.print_of(prepared.train)

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 PREPARING, TRAINING, SAVING = "preparing", "training", "saving"
 DONE, INTERRUPTED, FAILED = "done", "interrupted", "failed"
+ELSEWHERE = "elsewhere"  # told by its diary, and by its lock: another process is at it
 ACTIVE = (PREPARING, TRAINING, SAVING)
 
 # What can be asked of a run beside the fields that are set (see `TrainingRun.request`); saved with its checkpoints

@@ -19,9 +19,17 @@ from .resume import Item as ResumeItem
 from .settings import BUILT_IN, NOT_CHOSEN, OPTIONS, SECTIONS
 from .slicer_view import Piece, Slices, histogram
 from .token_view import LEFT_OUT, Token
-from .training_run import ADD_EPOCH, COOL_DOWN, DONE, EVALUATE, FAILED, INTERRUPTED, PREPARING, SAVING, SCALE_RATE, TRAINING, TrainingRun
+from .training_run import ADD_EPOCH, COOL_DOWN, DONE, ELSEWHERE, EVALUATE, FAILED, INTERRUPTED, PREPARING, SAVING, SCALE_RATE, TRAINING, TrainingRun
 
-STATUS_WORDS = {PREPARING: "Preparing", TRAINING: "Training", SAVING: "Saving", DONE: "Done", INTERRUPTED: "Interrupted", FAILED: "Failed"}
+STATUS_WORDS = {
+    PREPARING: "Preparing",
+    TRAINING: "Training",
+    SAVING: "Saving",
+    DONE: "Done",
+    INTERRUPTED: "Interrupted",
+    FAILED: "Failed",
+    ELSEWHERE: "Training elsewhere",
+}
 
 
 def model_line(host: Host, said: str = "") -> str:
@@ -67,7 +75,7 @@ def status(run: TrainingRun | None) -> str:
     ]
     if run.eval_loss is not None:
         figures.insert(3, ("Evaluation loss", f"{run.eval_loss:.4f}"))
-    kind = "tp-running" if run.active else "tp-ok" if run.succeeded else "tp-bad"
+    kind = "tp-running" if run.active else "tp-ok" if run.succeeded else "tp-idle" if run.status == ELSEWHERE else "tp-bad"
     message = run.message
     if run.stop_requested and run.active:
         message = "Interrupting: the current step is finished, then the LoRA is saved"

@@ -3,7 +3,8 @@ import os
 
 import pytest
 from training_pro.diary import diverged, last_of, read_back
-from training_pro.training_run import COOL_DOWN, DONE, FAILED, TrainingRun
+from training_pro.folder_lock import alone_in
+from training_pro.training_run import COOL_DOWN, DONE, ELSEWHERE, FAILED, TrainingRun
 
 
 def told(folder, steps, end=None, earlier=0, resumed=0, total=10):
@@ -47,6 +48,14 @@ def test_a_run_without_an_end_was_cut_off(tmp_path):
         file.write('{"event": "log", "step"')  # torn
     found = read_back(tmp_path / "a")
     assert (found.status, found.message) == (FAILED, "Cut off at step 3 of 10: the program ended before the run did.")
+
+
+def test_a_run_of_another_process_is_not_called_cut_off(tmp_path):
+    told(tmp_path / "a", [1, 2, 3])
+    with alone_in(tmp_path / "a"):
+        found = read_back(tmp_path / "a")
+        assert (found.status, found.active, found.step) == (ELSEWHERE, False, 3) and "Another program on this machine" in found.message
+    assert read_back(tmp_path / "a").status == FAILED
 
 
 def test_a_run_that_went_on_has_the_losses_before_its_checkpoint(tmp_path):

@@ -12,8 +12,9 @@ import peft
 import pytest
 import torch
 from tiny import mean_loss
-from training_pro import adapters, saving, train_utils, trainer, training_run
+from training_pro import adapters, folder_lock, saving, train_utils, trainer, training_run
 from training_pro.dataset_tools import prepare
+from training_pro.folder_lock import alone_in
 from training_pro.settings import SettingsError
 from training_pro.training_run import DONE, FAILED, INTERRUPTED
 
@@ -463,6 +464,21 @@ def test_a_file_that_vanished(host, settings):
     (host.datasets_dir / "rows.json").unlink()
     with pytest.raises(SettingsError, match=r"Dataset: “rows.json” is not in the folder"):
         train_utils.begin(settings(), host)
+
+
+def test_a_folder_that_another_process_trains_in_is_not_touched(host, settings, monkeypatch):
+    folder = host.lora_dir / "test"
+    with alone_in(folder):
+        with pytest.raises(SettingsError, match="“test” is being trained by another program on this machine"):
+            train_utils.begin(settings(lora_name="test"), host)
+        # It began between this run's check and its first step
+        monkeypatch.setattr(train_utils, "is_taken", lambda folder: False)
+        monkeypatch.setattr(folder_lock, "WAIT", 0.1)
+        before = sorted(path.name for path in folder.iterdir())
+        run = run_of(settings(lora_name="test"), host)
+        assert run.status == FAILED and "being trained by another program" in run.message
+        assert sorted(path.name for path in folder.iterdir()) == before
+    assert run_of(settings(lora_name="test"), host).status == DONE
 
 
 def test_a_second_start_names_the_first(host, settings):
