@@ -360,6 +360,13 @@ def write(
     write_json(folder / NUMBERS, numbers)
 
 
+def keep_commands(folder: Path, steering: list[dict[str, Any]]) -> None:
+    """Let a checkpoint remember what a run was told when it went on from there, such as half the learning rate."""
+    saved = json.loads((folder / NUMBERS).read_text(encoding="utf-8"))
+    saved["progress"]["steering"] = steering
+    write_json(folder / NUMBERS, saved)
+
+
 def forget(folder: Path, but: str = "") -> None:
     """Remove both files from all checkpoints of an adapter's folder, but from the one of this name."""
     for name in (NUMBERS, TENSORS):  # the first is what makes it an unfinished run

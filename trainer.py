@@ -228,6 +228,10 @@ def make_trainer(
             run.record("resume", checkpoint=old.folder.name, optimizer_step=old.optimizer_step)
             self.begin()
             steering.look(self.state)
+            if any(command["at"] >= old.optimizer_step for command in run.steering):
+                # Told at this very step, now or when the run went on from here before: it stays so if the run comes to nothing again.
+                self.set_rate()
+                resume.keep_commands(old.folder, run.steering)
             if evaluation is not None:
                 evaluation.look(self.state)
             if samples is not None:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import shutil
 import sys
@@ -398,6 +399,25 @@ def test_the_batch_that_a_run_diverged_at_is_named(host, settings, monkeypatch, 
     chosen = settings(save_steps=4, grad_accumulation=accumulation)
     second = train_utils.train(chosen, host, train_utils.begin(chosen, host, rate_factor=0.5))
     assert second.status == DONE and second.resumed_at == saved and second.steering[0]["value"] == 0.5
+
+
+def test_half_the_rate_twice_is_a_quarter_of_it_and_is_not_forgotten(host, settings, monkeypatch):
+    chosen = settings(save_steps=4, lr_scheduler_type="constant", warmup_steps=0, learning_rate="1e-3")
+    import transformers
+
+    original = transformers.Trainer.training_step
+    monkeypatch.setattr(
+        transformers.Trainer,
+        "training_step",
+        lambda self, *given, **named: original(self, *given, **named) * (math.inf if self.state.global_step == 5 else 1),
+    )
+    runs = [run_of(chosen, host)]
+    runs += [train_utils.train(chosen, host, train_utils.begin(chosen, host, rate_factor=factor)) for factor in (0.5, 1.0, 0.5)]
+    monkeypatch.undo()
+    runs.append(run_of(chosen, host))  # as after a power cut: nobody says it again
+    assert [run.status for run in runs] == [FAILED] * 4 + [DONE]
+    rates = [next(entry["learning_rate"] for entry in run.history if entry["current_steps"] == 5) for run in runs]
+    assert rates == pytest.approx([1e-3, 5e-4, 5e-4, 2.5e-4, 2.5e-4])
 
 
 def test_a_loss_far_above_its_spread_ends_the_run_before_anything_is_saved(host, settings, monkeypatch):
