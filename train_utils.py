@@ -331,7 +331,7 @@ def _outcome(run: TrainingRun) -> tuple[str, str]:
 def failure_message(error: Exception, run: TrainingRun) -> str:
     """What happened in a sentence, with what to change."""
     said = str(error)
-    place = f" at step {run.step} of {run.total_steps}" if run.total_steps else ""
+    place = "" if not run.total_steps else f" at step {run.step} of {run.total_steps}" if run.step else " before the first step was done"
     kept = " Checkpoints that were saved before are kept." if run.adapter and any(run.adapter.glob("checkpoint-*")) else ""
     if isinstance(error, (RunFailed, Taken)):
         return said + kept
@@ -441,6 +441,8 @@ def _train_alone(settings: TrainingSettings, host: Host, run: TrainingRun, prepa
             close_logs(trainer)
         if trainer.passing is not None:
             raise Stopped  # before it had caught up with its checkpoint
+        if result is None:  # in an evaluation, which ends without a step's end
+            run.record("command", kind="interrupt")
         run.update(status=SAVING, message="Saving", train_loss=result)
         goes_on = (run.stop_requested or run.time_is_up) and 0 < trainer.state.global_step < trainer.end()
         if goes_on:

@@ -110,7 +110,7 @@ def test_what_is_said_where_nothing_can_be_halved(host, settings, card):
     card(3)
     run = run_of(settings(**{**SMALL, "auto_batch": False}), host)
     assert run.status == FAILED and run.message == (
-        "Failed: out of memory at step 0 of 7. Lower True Batch Size (and raise Gradient Accumulation Steps by as much, or tick Auto batch), tick Use "
+        "Failed: out of memory before the first step was done. Lower True Batch Size (and raise Gradient Accumulation Steps by as much, or tick Auto batch), tick Use "
         "Gradient Checkpoint, lower Maximum context length (Cutoff), choose an 8-bit Optimizer or load the model in 4-bit."
     )
     card(0)

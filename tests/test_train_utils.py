@@ -266,6 +266,7 @@ def test_interrupt_in_the_middle_of_an_evaluation(host, settings, monkeypatch):
     monkeypatch.setattr(trainer, "evaluation_loss", interrupted)
     train_utils.train(chosen, host, run)
     assert (run.status, run.step) == (INTERRUPTED, 2) and (run.adapter / "adapter_model.safetensors").is_file()
+    assert [(entry["kind"], entry["step"]) for entry in run.commands] == [("interrupt", 2)]
 
 
 def test_stop_at_loss_and_at_epoch(host, settings):
