@@ -25,7 +25,7 @@ WITHOUT_DATA = {
     "time_budget_minutes", "early_stopping_patience", "load_best_at_end", "warmup_steps", "warmup_ratio", "neft_noise_alpha",
     "training_projection", "lora_modulessave", "use_grad_checkpoint", "lora_dropout", "optimizer", "group_by_length", "higher_rank_limit",
     "report_to", "weight_decay", "max_grad_norm", "eval_steps", "eval_stepsJSONL", "packing", "auto_batch", "adapter_kind", "loraplus_ratio",
-    "attention", "sample_prompts", "sample_steps",
+    "attention", "use_liger_kernel", "torch_compile", "sample_prompts", "sample_steps",
 }  # fmt: skip
 FILES = ("dataset", "eval_dataset", "format", "datasetJSONL", "eval_datasetJSONL", "instruction_template", "raw_text_file")
 

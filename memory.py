@@ -28,6 +28,7 @@ from .attention import AUTO, attention, attention_of
 from .auto_batch import is_out_of_memory, what_to_change
 from .dataset_tools import Prepared, prepare
 from .host import Host, NotFree, free_memory, quantization_of
+from .kernels import put_back
 from .packing import layout_of
 from .settings import ALL_LINEAR, Plan, TrainingSettings
 from .trainer import Order, make_trainer
@@ -451,7 +452,7 @@ def _measured(settings: TrainingSettings, model: Any, prepared: Prepared, progre
     failed = ""
     with random_state_kept(), optimizer_overrides_forgotten():
         try:
-            with untouched(model), attention(model, settings.attention), tempfile.TemporaryDirectory() as folder:
+            with untouched(model), put_back(model, settings), attention(model, settings.attention), tempfile.TemporaryDirectory() as folder:
                 transformers.set_seed(settings.seed)
                 found = _steps(settings, model, prepared, order, found, Path(folder), progress)
         except Diverged as error:

@@ -511,6 +511,17 @@ class TrainingSettings(BaseModel):
         "How attention is computed during the run. auto leaves it as the model was loaded; flash_attention_2 needs the flash-attn package.",
         section="advanced", widget="dropdown", choices=["auto", "sdpa", "flash_attention_2", "eager"],
     )  # fmt: skip
+    use_liger_kernel: bool = option(
+        False, "Liger kernels", "Fused kernels for norms, positions and gates: faster, less memory. Need a graphics card and the liger-kernel package.",
+        section="advanced", widget="checkbox",
+    )  # fmt: skip
+    torch_compile: bool = option(
+        False,
+        "Compile layers",
+        "torch.compile of the model's layers: a minute or so before the first step, then often faster on a graphics card. What cannot be "
+        "compiled runs as it is.",
+        section="advanced", widget="checkbox",
+    )  # fmt: skip
     instruction_template: str | None = option(
         None,
         "Instruction template",

@@ -17,6 +17,7 @@ from .auto_batch import is_out_of_memory, what_to_change
 from .dataset_tools import DataError, Prepared, prepare
 from .folder_lock import Taken, alone_in, is_taken
 from .host import Host, ModelError, NotFree, free_memory, model_facts
+from .kernels import liger_problem, put_back
 from .packing import CannotPack, layout_of
 from .paths import name_problem, path_for_new, path_in, refuse_links_out, whole_folder
 from .samples import sampler_of
@@ -89,10 +90,12 @@ def _target_problems(settings: TrainingSettings, model: Any) -> list[str]:
 
 def _attention_problems(settings: TrainingSettings, host: Host) -> list[str]:
     """What only the model itself can tell, asked of it where it is free; else the run asks again once it is."""
-    if not settings.packing and settings.attention == AUTO:
+    if not settings.packing and settings.attention == AUTO and not settings.use_liger_kernel:
         return []
     try:
         with host.using_model(give_up=lambda: True):
+            if settings.use_liger_kernel and (problem := liger_problem(host.model)):
+                return [problem]
             if problem := attention_problem(host.model, settings.attention):
                 return [problem]
             with attention(host.model, settings.attention):
@@ -290,9 +293,9 @@ def train(settings: TrainingSettings, host: Host, run: TrainingRun) -> TrainingR
             base = Base(host.model, host.tokenizer, host.model_name)
             try:
                 prepared = _prepare(settings, host, base.tokenizer, run)
-                if problem := attention_problem(base.model, settings.attention):
+                if problem := attention_problem(base.model, settings.attention) or (settings.use_liger_kernel and liger_problem(base.model)):
                     raise RunFailed(f"Failed before the first step: {problem}")
-                with untouched(base.model), attention(base.model, settings.attention):
+                with untouched(base.model), put_back(base.model, settings), attention(base.model, settings.attention):
                     _train_and_save(settings, host, run, prepared, base)
             except Changed as error:
                 if host.model is base.model:

@@ -11,6 +11,7 @@ from . import resume
 from .auto_batch import AutoBatch, halved
 from .custom_scheduler import multiplier
 from .dataset_tools import Collator, Prepared
+from .kernels import compile_layers
 from .packing import PackedCollator, PackedRows, Packing, noise_by_block
 from .samples import Sampler
 from .settings import Plan, TrainingSettings
@@ -112,6 +113,7 @@ def make_trainer(
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=device == "cuda",
+        use_liger_kernel=settings.use_liger_kernel,
     )
     multiple = 8 if device == "cuda" else 1
     collator = row_collator = Collator(prepared.pad_id, multiple)
@@ -279,6 +281,10 @@ def make_trainer(
     trainer = OurTrainer(model=model, args=arguments, train_dataset=rows, data_collator=row_collator)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(LiveLog(run, trainer.callback_handler))
+    if settings.torch_compile:
+        run.update(message="Compiling the layers")
+        if why := compile_layers(trainer.model, trainer.accelerator.autocast):
+            run.notices.append(f"The layers could not be compiled here ({why}), so they run as they are.")
     batches = AutoBatch(settings, run)
     progress, steering = Progress(run, plan), Steering(run, plan, trainer.set_rate)
     evaluation = None

@@ -14,7 +14,7 @@ SPEC_DEFAULTS = {
     "raw_text_file": "None", "hard_cut_string": "\\n\\n\\n", "min_chars": 0, "precize_slicing_overlap": True, "sliding_window": False,
     "overlap_len": 0, "newline_favor_len": 0, "hybrid_training": False, "hybrid_data_ratio": 100, "hybrid_text_ratio": 100, "cutoff_len": 256,
     "seed": 42, "weight_decay": 0, "max_grad_norm": 1, "packing": False, "auto_batch": False, "early_stopping_patience": 0,
-    "load_best_at_end": False, "adapter_kind": "LoRA", "loraplus_ratio": 0, "sample_steps": 0, "time_budget_minutes": 0, "attention": "auto",
+    "load_best_at_end": False, "adapter_kind": "LoRA", "loraplus_ratio": 0, "sample_steps": 0, "time_budget_minutes": 0, "attention": "auto", "use_liger_kernel": False, "torch_compile": False,
 }  # fmt: skip
 
 
