@@ -16,7 +16,7 @@ from .dataset_tools import Prepared
 from .folder_lock import LOCK
 from .host import model_facts
 from .matplotgraph import save_png
-from .paths import write_json, write_whole
+from .paths import whole_folder, write_json, write_whole
 from .settings import TrainingSettings
 from .training_run import TrainingRun
 
@@ -55,13 +55,10 @@ def room_for(folder: Path, run: TrainingRun, going_on: bool, unfinished: resume.
     if not old:
         (folder / "run.jsonl").unlink(missing_ok=True)
     backup = _free_name(folder / time.strftime("Backup-%Y-%m-%d-%H%M%S"))
-    if old:
-        backup.mkdir()
-        for entry in old:
-            if not going_on:
-                entry.rename(backup / entry.name)
-            elif entry.is_file():
-                shutil.copy2(entry, backup / entry.name)
+    if old and going_on:
+        _copy_files(old, backup)
+    elif old:
+        _move(old, backup)
     if going_on:
         run.notices.append(f"The LoRA as it was is kept in {backup.name}.")
     try:
@@ -85,12 +82,29 @@ def _backup_of(unfinished: resume.Unfinished, folder: Path, run: TrainingRun) ->
     if adapter is None or resume.is_that_of(unfinished, adapter):
         return None, False
     backup = _free_name(folder / time.strftime("Backup-%Y-%m-%d-%H%M%S"))
-    backup.mkdir()
-    for entry in folder.iterdir():
-        if entry.is_file() and not _stays(entry):
-            shutil.copy2(entry, backup / entry.name)
+    _copy_files([entry for entry in folder.iterdir() if not _stays(entry)], backup)
     run.notices.append(f"The LoRA as it was is kept in {backup.name}.")
     return backup, False
+
+
+def _copy_files(entries: list[Path], backup: Path) -> None:
+    """A backup is whole or not there: half of one would be taken for all of it."""
+    with whole_folder(backup) as part:
+        for entry in entries:
+            if entry.is_file():
+                shutil.copy2(entry, part / entry.name)
+
+
+def _move(entries: list[Path], backup: Path) -> None:
+    backup.mkdir()
+    try:
+        for entry in entries:
+            entry.rename(backup / entry.name)
+    except OSError:
+        for entry in backup.iterdir():
+            entry.rename(backup.parent / entry.name)
+        backup.rmdir()
+        raise
 
 
 def _free_name(path: Path) -> Path:
