@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -437,7 +436,7 @@ class Stops(TrainerCallback):
         if self.run.stop_requested:
             self.run.record("command", kind="interrupt")
             self._stop(control)
-        elif budget > 0 and self.run.training_since is not None and time.time() - self.run.training_since >= budget * 60:
+        elif budget > 0 and (self.run.trained_for or 0) >= budget * 60:
             self.run.update(time_is_up=True)
             self._stop(control, f"the time budget of {budget:g} minute{'' if budget == 1 else 's'} was used up")
 

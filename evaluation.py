@@ -115,7 +115,7 @@ class Evaluation:
     done: float = 0.0  # of `total`, in characters of text
     total: float = 0.0
     spent: float = 0.0  # seconds of measuring
-    started: float = field(default_factory=time.time)
+    started: float = field(default_factory=time.monotonic)
     ended: float | None = None
     stop_requested: bool = False
 
@@ -131,7 +131,7 @@ class Evaluation:
 
     @property
     def elapsed(self) -> float:
-        return (self.ended or time.time()) - self.started
+        return (self.ended or time.monotonic()) - self.started
 
     @property
     def share(self) -> float:
@@ -233,7 +233,7 @@ def carry_out(evaluation: Evaluation, work: Callable[[], None]) -> Evaluation:
     except Exception as error:
         logger.exception("The evaluation failed")
         status, message = FAILED, why_failed(error)
-    evaluation.kept, evaluation.kept_for, evaluation.ended = {}, None, time.time()
+    evaluation.kept, evaluation.kept_for, evaluation.ended = {}, None, time.monotonic()
     evaluation.update(status=status, message=message)
     return evaluation
 

@@ -162,7 +162,7 @@ def _last_values(settings: TrainingSettings, run: TrainingRun, facts: Any) -> di
         "epoch": run.earlier_epochs + run.epoch,
         "current_steps": run.earlier_steps + run.step,
         "train_loss": run.train_loss,
-        "train_runtime": round(time.time() - run.training_since, 2) if run.training_since else None,
+        "train_runtime": None if run.trained_for is None else round(run.trained_for, 2),
     }
 
 

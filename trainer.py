@@ -249,7 +249,7 @@ def make_trainer(
 
         def begin(self) -> None:
             """From here on the steps count."""
-            run.update(status=TRAINING, message="Training", training_since=time.time())
+            run.update(status=TRAINING, message="Training", training_since=time.monotonic())
             if sampler is not None:
                 sampler.begin()
             guard = Guard(run, lambda: self.accelerator.optimizer_step_was_skipped)

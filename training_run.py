@@ -73,8 +73,11 @@ class TrainingRun:
     train_loss: float | None = None  # mean over the run
     learning_rate: float | None = None
     started: float = field(default_factory=time.time)
-    training_since: float | None = None
     ended: float | None = None
+    # On the clock that nobody sets: seconds since some moment of this process
+    clock: float = field(default_factory=time.monotonic, repr=False)
+    training_since: float | None = None
+    lasted: float | None = None
     stopped_because: str = ""  # why it ended before its last step, where a stop of the user's was reached
     memory: str = ""
     history: list[dict[str, float]] = field(default_factory=list)
@@ -118,13 +121,20 @@ class TrainingRun:
 
     @property
     def elapsed(self) -> float:
-        return (self.ended or time.time()) - self.started
+        if self.ended is not None and self.lasted is None:  # as its diary tells
+            return max(0.0, self.ended - self.started)
+        return time.monotonic() - self.clock if self.lasted is None else self.lasted
+
+    @property
+    def trained_for(self) -> float | None:
+        """Seconds since its first step began; None before."""
+        return None if self.training_since is None else self.clock + self.elapsed - self.training_since
 
     @property
     def steps_per_second(self) -> float | None:
-        if self.training_since is None or self.step <= self.resumed_at:
+        if self.trained_for is None or self.step <= self.resumed_at:
             return None
-        return (self.step - self.resumed_at) / max(1e-9, (self.ended or time.time()) - self.training_since)
+        return (self.step - self.resumed_at) / max(1e-9, self.trained_for)
 
     @property
     def remaining(self) -> float | None:
@@ -198,7 +208,7 @@ class TrainingRun:
         self.record("log", **entry)
 
     def end(self, status: str, message: str, problems: list[str] | None = None) -> None:
-        self.ended = time.time()
+        self.ended, self.lasted = time.time(), time.monotonic() - self.clock
         self.update(status=status, message=message, problems=problems or [])
         self.record("end", status=status, message=message, problems=self.problems, half_rate_offered=self.half_rate_offered)
 

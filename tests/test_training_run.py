@@ -74,11 +74,24 @@ def test_every_change_is_seen():
 
 
 def test_the_speed_of_a_run_that_goes_on_counts_its_own_steps(monkeypatch):
-    monkeypatch.setattr(training_run.time, "time", lambda: 110.0)
+    monkeypatch.setattr(training_run.time, "monotonic", lambda: 110.0)
     run = TrainingRun("x", status=training_run.TRAINING, training_since=100.0, step=60, total_steps=100, resumed_at=50)
     assert run.steps_per_second == 1.0 and run.remaining == 40.0
     run.update(step=50)
     assert run.steps_per_second is None and run.remaining is None
+
+
+@pytest.mark.parametrize("jump", [-86400.0, 86400.0])
+def test_a_clock_that_is_set_in_mid_run_changes_no_figure(monkeypatch, jump):
+    run = TrainingRun("x", status=training_run.TRAINING)
+    now = run.started
+    run.update(training_since=run.clock + 10, step=50, total_steps=100)
+    monkeypatch.setattr(training_run.time, "time", lambda: now + jump)
+    monkeypatch.setattr(training_run.time, "monotonic", lambda: run.clock + 60)
+    assert run.elapsed == pytest.approx(60) and run.trained_for == pytest.approx(50) and run.remaining == pytest.approx(50)
+    run.end(training_run.DONE, "Done.")
+    monkeypatch.setattr(training_run.time, "monotonic", lambda: run.clock + 600)
+    assert run.elapsed == pytest.approx(60) and run.steps_per_second == pytest.approx(1)
 
 
 def test_requests_from_many_threads_are_taken_once_each():
