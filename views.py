@@ -124,6 +124,7 @@ def bar(share: float) -> str:
 
 # Commands to a run
 
+MOST_TOLD = 30  # commands that every page shows of a run
 NO_EVALUATION = "Evaluate now needs an Evaluation Dataset, and this run was started without one."
 STOP_WORDS = {"stop_at_loss": "stop at loss {:g}", "stop_at_epoch": "stop at epoch {:g}", "time_budget_minutes": "time budget of {:g} minutes"}
 COMMAND_WORDS = {"interrupt": "interrupt", "checkpoint": "save a checkpoint", EVALUATE: "evaluate", ADD_EPOCH: "an epoch more"}
@@ -135,14 +136,19 @@ def commands(run: TrainingRun) -> str:
     lacking = [NO_EVALUATION] if run.report is not None and not run.report.eval_blocks else []
     stops = [STOP_WORDS[key].format(value) for key in STOP_WORDS if (value := getattr(run, key))]
     set_now = [f"It ends early by: {', '.join(stops)}."] if stops else []
-    told = [*waiting, *(_told(entry) for entry in reversed(run.commands))]
+    told = [*waiting, *(_told(entry) for entry in run.commands[: -MOST_TOLD - 1 : -1])]
+    if (earlier := len(run.commands) - MOST_TOLD) > 0:
+        told.append(f"{earlier:,} earlier ones are in run.jsonl")
     return f'<div class="tp-commands">{said_list(told, "tp-told")}{said_list(set_now + lacking, "tp-notices")}</div>'
 
 
 def _carried_out(run: TrainingRun) -> str:
     if not run.commands:
         return ""
-    return f'<details class="tp-fold"><summary>What it was told ({len(run.commands)})</summary>{said_list([_told(entry) for entry in run.commands], "tp-told")}</details>'
+    told = [_told(entry) for entry in run.commands[-MOST_TOLD:]]
+    if (earlier := len(run.commands) - MOST_TOLD) > 0:
+        told.insert(0, f"{earlier:,} earlier ones are in run.jsonl")
+    return f'<details class="tp-fold"><summary>What it was told ({len(run.commands)})</summary>{said_list(told, "tp-told")}</details>'
 
 
 def _told(entry: dict[str, Any]) -> str:

@@ -90,3 +90,16 @@ def test_packing_is_offered_with_its_gain_where_there_is_one(host, settings):
 def test_how_far_it_is_can_be_read_out(share, number):
     assert f'aria-valuemin="0" aria-valuemax="100" aria-valuenow="{number}"' in views.bar(share)
     assert views.bar(share) in views.working("Reading", share)
+
+
+def test_of_a_thousand_commands_the_newest_are_shown():
+    run = TrainingRun("x", status=TRAINING)
+    for step in range(1, 1001):
+        run.step = step
+        run.record("command", kind="scale the learning rate", value=0.5)
+    shown = views.commands(run)
+    assert shown.count("<li>") == 31 and "970 earlier ones are in run.jsonl" in shown
+    assert shown.index("step 1,000") < shown.index("step 999") and "step 970" not in shown
+    run.end(DONE, "Done.")
+    shown = views.status(run)
+    assert "What it was told (1000)" in shown and shown.count("<li>") == 31 and shown.index("970 earlier") < shown.index("step 971")
