@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 
+import older
 import pytest
+from homes import WEBUI_PYTHON
 from pages import BROWSER, FLAGS, connected, show_tab
 from tiny import CHATML, CHATS, ROWS, SENTENCES, make_gpt2, make_llama, make_tokenizer, save_tokenizer
 
@@ -16,6 +18,12 @@ OF_AN_OLD_PAGE = ("in sse_stream", "Caught handled exception, but response alrea
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def pytest_collection_finish(session):
+    chosen = any(item.path.name == "test_webui_versions.py" for item in session.items)
+    if chosen and not session.config.option.collectonly and WEBUI_PYTHON.exists():
+        older.begin()
 
 
 @pytest.fixture(scope="session")
