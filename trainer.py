@@ -208,6 +208,7 @@ def make_trainer(
                 if "loss" in logs:
                     self.random_numbers = resume.random_state()
                 super().log(logs, *rest, **named)
+                del self.state.log_history[:-1]  # the run has its own, and nobody reads the library's
             elif self.state.global_step == self.passing.optimizer_step:
                 self.go_on()
 

@@ -502,6 +502,19 @@ def test_a_folder_that_another_process_trains_in_is_not_touched(host, settings, 
     assert run_of(settings(lora_name="test"), host).status == DONE
 
 
+def test_the_library_keeps_no_second_history(host, settings, monkeypatch):
+    until_stopped, kept = train_utils._until_stopped, []
+
+    def looked_at(trainer):
+        result = until_stopped(trainer)
+        kept.extend(trainer.state.log_history)
+        return result
+
+    monkeypatch.setattr(train_utils, "_until_stopped", looked_at)
+    run = run_of(settings(eval_dataset="held", eval_steps=5), host)
+    assert run.status == DONE and len(kept) <= 1 and len(run.graph()) == 10
+
+
 def test_a_second_start_names_the_first(host, settings):
     train_utils.begin(settings(), host)
     with pytest.raises(training_run.Busy, match="“tiny” is being trained"):
