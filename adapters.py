@@ -106,8 +106,14 @@ def adapter_bytes(settings: TrainingSettings, model: Any) -> int:
     """Size of the saved adapter, in float32."""
     heads = sum(end.weight.numel() * 4 for end in _heads(settings, model))
     once = {id(end.weight): end.weight.numel() * 4 for end in _heads(settings, model)}
-    layers = trained_bytes(settings, model) - sum(once.values())
-    return layers * (2 if settings.adapter_kind == PISSA else 1) + heads
+    return trained_bytes(settings, model) - sum(once.values()) + beginning_bytes(settings, model) + heads
+
+
+def beginning_bytes(settings: TrainingSettings, model: Any) -> int:
+    """Size of what PiSSA's layers began with, in float32: it stays in memory, and is saved beside the trained weights."""
+    if settings.adapter_kind != PISSA:
+        return 0
+    return sum((inputs + outputs) * settings.lora_rank * 4 for inputs, outputs in _targets(settings, model))
 
 
 def _targets(settings: TrainingSettings, model: Any) -> Iterator[tuple[int, int]]:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from . import resume, train_utils, training_run
-from .adapters import attach_lora, save_adapter, target_modules, trained_bytes
+from .adapters import attach_lora, beginning_bytes, save_adapter, target_modules, trained_bytes
 from .attention import AUTO, attention, attention_of
 from .auto_batch import is_out_of_memory, what_to_change
 from .dataset_tools import Prepared, prepare
@@ -136,7 +136,7 @@ def estimate(settings: TrainingSettings, model: Any, prepared: Prepared | None =
         batch=batch,
         known=prepared is not None,
         base=_weights(model),
-        adapter=trained + _cast_up(model),
+        adapter=trained + beginning_bytes(settings, model) + _cast_up(model),
         gradients=trained,
         optimizer=int(trained / 4 * optimizer_bytes(settings.optimizer, str(model.device))),
         activations=activations,

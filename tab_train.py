@@ -279,7 +279,7 @@ class TrainTab:
     # Handlers
 
     def settings_of(self, values: dict[Any, Any]) -> tuple[TrainingSettings, list[str]]:
-        return TrainingSettings.read({key: values[widget] for key, widget in self.widgets.items()})
+        return TrainingSettings.read({key: _whole_letters(values[widget]) for key, widget in self.widgets.items()})
 
     def on_start(self, values: dict[Any, Any]) -> dict[Any, Any]:
         return self.begun(*self.settings_of(values))
@@ -542,3 +542,8 @@ class TrainTab:
 
 def _bytes_of(path: Path) -> int:
     return sum(file.stat().st_size for file in path.glob("*.txt")) if path.is_dir() else path.stat().st_size
+
+
+def _whole_letters(value: Any) -> Any:
+    """Half of a surrogate pair, which a request made by hand may hold, can be shown on no page: a question mark takes its place."""
+    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value

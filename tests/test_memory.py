@@ -100,6 +100,8 @@ def test_the_parts_of_the_estimate(host, settings, models_folder):
     assert found.adapter == found.gradients == (128 + 96 + 96 + 128 + 3 * 192) * 8 * 4 * 2 and found.optimizer == pytest.approx(
         2 * found.adapter, rel=1e-3
     )
+    pissa = estimate(settings(training_projection="all", adapter_kind="PiSSA"), host.model)
+    assert (pissa.adapter, pissa.gradients, pissa.optimizer) == (2 * found.adapter, found.gradients, found.optimizer)
     assert 0 < found.available < found.total and found.fits and found.device == "cpu"
     assert estimate(settings(), host.model, prepare(settings(), host.tokenizer, host)).batch.length < 40
     assert estimate(settings(use_grad_checkpoint=True), host.model).activations < estimate(settings(), host.model).activations
