@@ -140,13 +140,19 @@ def _ui(options: argparse.Namespace) -> int:
     if port != options.port:
         _say(f"Port {options.port} is taken; {port} is used.")
     blocks.queue()
-    blocks.launch(server_name=address, server_port=port, auth=auth, prevent_thread_lock=True, quiet=True, show_error=False, max_file_size=1, **looks)
+    blocks.launch(
+        server_name=address, server_port=port, auth=auth, prevent_thread_lock=True, quiet=True, show_error=False, max_file_size=1,
+        max_threads=MOST_EVENTS, state_session_capacity=MOST_PAGES, **looks,
+    )  # fmt: skip
     _say(f"Training PRO is at http://127.0.0.1:{port}  (stop it with Ctrl-C)")
     _until_told(host)
     blocks.close()
     return DONE
 
 
+# Each open page has two events that go on as long as it is open, of Gradio's 40: a twenty-first page would have left none for a click.
+MOST_EVENTS = 400
+MOST_PAGES = 100  # of which Gradio keeps what they show, half a megabyte each; one that comes again after that begins afresh
 EVERYONE = (
     ", and without --auth everyone who can reach it can: train and delete LoRAs, read the names of your files, and use this machine's "
     "graphics card. Add --auth user:password, or leave --listen away."

@@ -50,6 +50,8 @@ def read_back(folder: Path) -> TrainingRun | None:
         _take_in(run, event)
     if run is not None and run.active and is_taken(folder):
         run.update(status=ELSEWHERE, message="Another program on this machine is training it. Open that program's page to watch or end it.")
+    elif run is not None and run.active and run.saved:
+        run.update(status=DONE, message="Done: the LoRA is saved. The program ended right after it.")
     elif run is not None and run.active:
         place = f" at step {run.step} of {run.total_steps}" if run.total_steps else ""
         run.update(status=FAILED, message=f"Cut off{place}: the program ended before the run did.")
@@ -98,6 +100,8 @@ def _take_in(run: TrainingRun, event: dict[str, Any]) -> None:
         for name in ("loss", "eval_loss", "learning_rate", "epoch"):
             if is_number(event.get(name)):
                 setattr(run, name, event[name])
+    elif kind == "saved":
+        run.saved = event.get("goes_on") is False
     elif kind == "end" and event.get("status") in OUTCOMES:
         problems = event.get("problems")
         run.update(status=event["status"], message=str(event.get("message", "")), half_rate_offered=event.get("half_rate_offered") is True)

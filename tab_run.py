@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -23,11 +25,25 @@ from .versions import hidden_from_api
 
 POLL_SECONDS = 0.7
 HEARTBEAT = 15.0  # seconds: an idle viewer that has gone is noticed when something is sent to it
+SECONDS_A_PAGE = 0.1  # many pages are told less often: what Gradio does for each answer is taken from the training
+DRAWING_SHARE = 0.02
+MOST_PICTURES = 16
 TYPING_SECONDS = 1.0  # “120” is typed as 1, 12, 120: a running run gets a stop only when the typing is over
 STOPS = ("stop_at_loss", "stop_at_epoch", "time_budget_minutes")
 HALF = 0.5
 Drawn = tuple[str, list[tuple[str, Any]]]  # the x axis, and (name, history) of what is laid over the chart
 AS_AT_FIRST: Drawn = ("step", [])
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A chart that was drawn of a run: when, how long it took (seconds), and the SVG."""
+
+    run: TrainingRun
+    mark: tuple[int, int]
+    at: float
+    took: float
+    shown: str
 
 
 class RunTab:
@@ -39,7 +55,9 @@ class RunTab:
         self.tab, self.host = tab, tab.host
         self.typed: dict[str, object] = {}  # option key → the newest change of a stop, on whatever page
         self.printed: tuple[Any, resume.DataPrint | None] = (None, None)  # the data that was verified last
+        self.viewers = 0  # pages that are open
         self.drawn: dict[str, Drawn] = {}  # by the page's session: each page has its own chart
+        self.pictures: dict[tuple[str, ...], Picture] = {}
         with gr.Row():
             self.interrupt = gr.Button("Interrupt", variant="stop", elem_id="tp-interrupt", interactive=False)
             self.checkpoint = gr.Button("Queue Checkpoint Now", elem_id="tp-checkpoint", interactive=False)
@@ -313,23 +331,39 @@ class RunTab:
                 beside.append((name, load_run(adapter_folder(self.host, name)).history))
             except CannotAnswer as error:
                 said += views.notice(str(error), "tp-bad")
-        drawn = self.drawn[request.session_hash] = (by if by in X_AXES else "step", beside)
-        return said + self._drawn(self.shown_run(), drawn)
+        drawn = self.drawn[request.session_hash or ""] = (by if by in X_AXES else "step", beside)
+        return said + self._drawn(self.shown_run(), drawn, anew=True)
 
-    def _drawn(self, run: TrainingRun | None, drawn: Drawn) -> str:
+    def _drawn(self, run: TrainingRun | None, drawn: Drawn, anew: bool = False) -> str:
+        """The chart, the same text for all pages that want the same; of a run that goes on it may be a little old, so that drawing, which
+        takes as long as the run is, never takes more than a small share of the time."""
         if run is None:
             return chart_svg([])
         by, beside = drawn
+        wanted = (by, *(name for name, _ in beside))
+        old = self.pictures.get(wanted)
+        if old is not None and not anew and old.run is run:
+            soon = run.active and time.monotonic() - old.at < old.took / DRAWING_SHARE
+            if soon or old.mark == _mark(run):
+                return old.shown
+        began, mark = time.monotonic(), _mark(run)
         per_epoch = run.report.steps_per_epoch if run.report else 0
-        return chart_svg(run.whole_history, run.earlier_steps + run.total_steps if run.active else 0, per_epoch, by=by, others=beside)
+        shown = chart_svg(run.whole_history, run.earlier_steps + run.total_steps if run.active else 0, per_epoch, by=by, others=beside)
+        if len(self.pictures) >= MOST_PICTURES:
+            self.pictures.clear()
+        now = time.monotonic()
+        self.pictures[wanted] = Picture(run, mark, now, now - began, shown)
+        return shown
 
     async def follow(self, request: gr.Request) -> AsyncIterator[dict[Any, Any]]:
         """Show the current run, or the last one, for as long as the page is open. A reload or a second browser begins here too."""
-        page = request.session_hash
+        page = request.session_hash or ""
+        self.viewers += 1
         try:
             async for look in self._followed(page):
                 yield look
         finally:
+            self.viewers -= 1
             self.drawn.pop(page, None)
 
     async def _followed(self, page: str) -> AsyncIterator[dict[Any, Any]]:
@@ -342,8 +376,9 @@ class RunTab:
         yield {**first, **self.look(run), **samples(run)}
         seen, model_seen, quiet_for = _mark(run), self.host.model_mark(), 0.0
         while True:
-            await asyncio.sleep(POLL_SECONDS)
-            quiet_for += POLL_SECONDS
+            pause = max(POLL_SECONDS, SECONDS_A_PAGE * self.viewers)
+            await asyncio.sleep(pause)
+            quiet_for += pause
             run = training_run.current() or run
             if self.host.model_mark() != model_seen and not self.tab.loading:
                 model_seen = self.host.model_mark()

@@ -455,6 +455,7 @@ def _train_alone(settings: TrainingSettings, host: Host, run: TrainingRun, prepa
         if settings.load_best_at_end:
             _take_best(model, run, folder)
         save_all(model, settings, base.name, run, prepared, folder)
+        run.record("saved", goes_on=goes_on)
         if not goes_on:
             resume.forget(folder)
 

@@ -50,6 +50,15 @@ def test_a_run_without_an_end_was_cut_off(tmp_path):
     assert (found.status, found.message) == (FAILED, "Cut off at step 3 of 10: the program ended before the run did.")
 
 
+@pytest.mark.parametrize(("goes_on", "status"), [(False, DONE), (True, FAILED)])
+def test_a_run_that_was_saved_and_could_not_say_so(tmp_path, goes_on, status):
+    told(tmp_path / "a", [1, 2, 10])
+    with open(tmp_path / "a" / "run.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps({"event": "saved", "step": 10, "time": 5.0, "goes_on": goes_on}) + "\n")
+    found = read_back(tmp_path / "a")
+    assert found.status == status and ("Cut off at step 10" in found.message or "The program ended right after it" in found.message)
+
+
 def test_a_run_of_another_process_is_not_called_cut_off(tmp_path):
     told(tmp_path / "a", [1, 2, 3])
     with alone_in(tmp_path / "a"):

@@ -63,10 +63,10 @@ class Stranger:
         parts = [self.parts[part] for part in handler["inputs"]]
         return [changed.get(part["props"].get("elem_id"), part["props"].get("value")) for part in parts]
 
-    def call(self, handler, values):
-        """The text of everything that is answered."""
+    def call(self, handler, values, session=None):
+        """The text of everything that is answered; each call is of a page of its own, unless one is named."""
         self.calls += 1
-        session = uuid.uuid4().hex
+        session = session or uuid.uuid4().hex
         body = {"data": values, "fn_index": handler["id"], "session_hash": session, "event_data": None, "trigger_id": None}
         asked = self.client.post(f"{self.prefix}/queue/join", content=json.dumps(body), headers={"content-type": "application/json"})
         if asked.status_code != 200:

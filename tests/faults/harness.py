@@ -59,12 +59,14 @@ class Lost(AssertionError):
 @dataclass
 class Work:
     """`do` gets a host on the folder and works; it raises what a user would be told as `Told`. `sound` raises Lost where something that was
-    there before is gone. `done` raises Lost where the work, done again after a fault, did not come to what it should."""
+    there before is gone. `done` raises Lost where the work, done again after a fault, did not come to what it should; `over` tells whether
+    it had come to its end when it was hit, so that to do it again is something else (a run goes on from the finished adapter)."""
 
     do: Callable[[Any], None]
     sound: Callable[[Path, Path], None]
     done: Callable[[Path, Path], None]
     model: bool = False
+    over: Callable[[Path, Path], bool] = lambda folder, before: False
 
 
 class Told(Exception):
@@ -208,6 +210,17 @@ def the_adapter(name: str) -> Callable[[Path, Path], None]:
     return done
 
 
+def is_over(name: str) -> Callable[[Path, Path], bool]:
+    def over(folder: Path, before: Path) -> bool:
+        from training_pro import resume
+
+        found = folder / "loras" / name / "adapter_model.safetensors"
+        reference = before.parent / f"{before.name}-{name}.safetensors"
+        return found.is_file() and filecmp.cmp(reference, found, shallow=False) and resume.unfinished(found.parent) is None
+
+    return over
+
+
 def trained_on(folder: Path, before: Path) -> None:
     """It went on from the old adapter, or from itself where the fault came after it was saved; it is whole and another one than the old."""
     old, new = (place / "loras" / "kept" / "adapter_model.safetensors" for place in (before, folder))
@@ -261,8 +274,8 @@ def nothing_more(folder: Path, before: Path) -> None:
 
 WORKS = {
     "prepare": Work(prepared, nothing_lost, nothing_more, model=True),
-    "train": Work(run_of(lora_name="new"), nothing_lost, the_adapter("new"), model=True),
-    "train over an old one": Work(run_of(lora_name="old", always_override=True), old_or_new_adapter("old"), the_adapter("old"), model=True),
+    "train": Work(run_of(lora_name="new"), nothing_lost, the_adapter("new"), True, is_over("new")),
+    "train over an old one": Work(run_of(lora_name="old", always_override=True), old_or_new_adapter("old"), the_adapter("old"), True, is_over("old")),
     "train on": Work(run_of(lora_name="kept", save_steps=0), old_or_new_adapter("kept"), trained_on, model=True),
     "split": Work(tool(split), nothing_lost, there("rows_train.json", "rows_eval.json")),
     "convert": Work(tool(convert), nothing_lost, there("rows.jsonl")),
@@ -426,12 +439,14 @@ def look(folder: Path, before: Path, work: Work) -> None:
 
 def again(folder: Path, before: Path, work: Work) -> None:
     """A new process does the work to its end."""
+    over = work.over(folder, before)
     try:
         work.do(host_of(folder, work))
     except Told as error:
         raise Lost(f"done again, it said: {error}") from error
     every_file_is_whole(folder)
-    work.done(folder, before)
+    if not over:
+        work.done(folder, before)
 
 
 # Rounds
