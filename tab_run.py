@@ -46,6 +46,33 @@ class Picture:
     shown: str
 
 
+class Pictures:
+    """The charts of the run, each drawn once for all pages that want the same. Of a run that goes on one may be a little old, so that drawing,
+    which takes the longer the more steps there are, has a small share of the time."""
+
+    def __init__(self) -> None:
+        self.kept: dict[tuple[str, ...], Picture] = {}
+
+    def of(self, run: TrainingRun | None, drawn: Drawn = AS_AT_FIRST, anew: bool = False) -> str:
+        if run is None:
+            return chart_svg([])
+        by, beside = drawn
+        wanted = (by, *(name for name, _ in beside))
+        old = self.kept.get(wanted)
+        if old is not None and not anew and old.run is run:
+            soon = run.active and time.monotonic() - old.at < old.took / DRAWING_SHARE
+            if soon or old.mark == _mark(run):
+                return old.shown
+        began, mark = time.monotonic(), _mark(run)
+        per_epoch = run.report.steps_per_epoch if run.report else 0
+        shown = chart_svg(run.whole_history, run.earlier_steps + run.total_steps if run.active else 0, per_epoch, by=by, others=beside)
+        if len(self.kept) >= MOST_PICTURES:
+            self.kept.clear()
+        now = time.monotonic()
+        self.kept[wanted] = Picture(run, mark, now, now - began, shown)
+        return shown
+
+
 class RunTab:
     """Args:
     tab: the `TrainTab`, whose fields these read and fill.
@@ -57,7 +84,7 @@ class RunTab:
         self.printed: tuple[Any, resume.DataPrint | None] = (None, None)  # the data that was verified last
         self.viewers = 0  # pages that are open
         self.drawn: dict[str, Drawn] = {}  # by the page's session: each page has its own chart
-        self.pictures: dict[tuple[str, ...], Picture] = {}
+        self.pictures = Pictures()
         with gr.Row():
             self.interrupt = gr.Button("Interrupt", variant="stop", elem_id="tp-interrupt", interactive=False)
             self.checkpoint = gr.Button("Queue Checkpoint Now", elem_id="tp-checkpoint", interactive=False)
@@ -332,28 +359,7 @@ class RunTab:
             except CannotAnswer as error:
                 said += views.notice(str(error), "tp-bad")
         drawn = self.drawn[request.session_hash or ""] = (by if by in X_AXES else "step", beside)
-        return said + self._drawn(self.shown_run(), drawn, anew=True)
-
-    def _drawn(self, run: TrainingRun | None, drawn: Drawn, anew: bool = False) -> str:
-        """The chart, the same text for all pages that want the same; of a run that goes on it may be a little old, so that drawing, which
-        takes as long as the run is, never takes more than a small share of the time."""
-        if run is None:
-            return chart_svg([])
-        by, beside = drawn
-        wanted = (by, *(name for name, _ in beside))
-        old = self.pictures.get(wanted)
-        if old is not None and not anew and old.run is run:
-            soon = run.active and time.monotonic() - old.at < old.took / DRAWING_SHARE
-            if soon or old.mark == _mark(run):
-                return old.shown
-        began, mark = time.monotonic(), _mark(run)
-        per_epoch = run.report.steps_per_epoch if run.report else 0
-        shown = chart_svg(run.whole_history, run.earlier_steps + run.total_steps if run.active else 0, per_epoch, by=by, others=beside)
-        if len(self.pictures) >= MOST_PICTURES:
-            self.pictures.clear()
-        now = time.monotonic()
-        self.pictures[wanted] = Picture(run, mark, now, now - began, shown)
-        return shown
+        return said + self.pictures.of(self.shown_run(), drawn, anew=True)
 
     async def follow(self, request: gr.Request) -> AsyncIterator[dict[Any, Any]]:
         """Show the current run, or the last one, for as long as the page is open. A reload or a second browser begins here too."""
@@ -403,7 +409,7 @@ class RunTab:
         active, usable = run is not None and run.active, self.tab.usable
         return {
             self.status: views.status(run),
-            self.chart: self._drawn(run, self.drawn.get(page, AS_AT_FIRST)),
+            self.chart: self.pictures.of(run, self.drawn.get(page, AS_AT_FIRST)),
             self.tab.start: gr.update(interactive=usable and not active),
             self.interrupt: gr.update(interactive=usable and active),
             self.checkpoint: gr.update(interactive=usable and active),

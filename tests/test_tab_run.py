@@ -10,6 +10,7 @@ import gradio as gr
 import pytest
 from training_pro import tab_run, train_utils, training_run
 from training_pro.settings import TrainingSettings
+from training_pro.tab_run import Pictures
 from training_pro.tab_train import TrainTab
 from training_pro.training_run import DONE, TRAINING, TrainingRun
 
@@ -160,3 +161,32 @@ def test_what_start_does_with_the_folder_of_the_name(tab, host, settings, monkey
     words, buttons = look()
     assert "Start trains on with the LoRA “mine”, from step 7" in words and "interrupted" not in words and buttons == []
     assert shown(tab, tab.run.offer_of(tab.run.shown_run())) == ("", [])
+
+
+def test_a_chart_is_drawn_once_for_all_pages_and_seldom_where_it_takes_long(monkeypatch):
+    clock, drawn = [100.0], []
+
+    def chart(history, *rest, **named):
+        drawn.append(len(history))
+        clock[0] += 0.5  # a long run's
+        return f"{len(history)} steps by {named['by']}"
+
+    monkeypatch.setattr(tab_run, "chart_svg", chart)
+    monkeypatch.setattr(tab_run.time, "monotonic", lambda: clock[0])
+    pictures, run = Pictures(), TrainingRun("x", status=TRAINING)
+    run.log({"current_steps": 1, "epoch": 0.1, "loss": 1.0})
+    assert {pictures.of(run) for _ in range(50)} == {"1 steps by step"} and drawn == [1]
+    assert pictures.of(run, ("epoch", [])) == "1 steps by epoch"
+    run.log({"current_steps": 2, "epoch": 0.1, "loss": 1.0})
+    clock[0] += 20
+    assert pictures.of(run) == "1 steps by step" and pictures.of(run, anew=True) == "2 steps by step"
+    run.log({"current_steps": 3, "epoch": 0.1, "loss": 1.0})
+    clock[0] += 26
+    assert pictures.of(run) == "3 steps by step"
+    run.log({"current_steps": 4, "epoch": 0.1, "loss": 1.0})
+    run.end(DONE, "Done.")
+    assert pictures.of(run) == "4 steps by step" and pictures.of(run) == "4 steps by step"
+    assert drawn == [1, 1, 2, 3, 4]
+    other = TrainingRun("y", status=TRAINING)
+    other.log({"current_steps": 1, "epoch": 0.1, "loss": 2.0})
+    assert pictures.of(other) == "1 steps by step"
