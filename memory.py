@@ -28,9 +28,9 @@ from .attention import AUTO, attention, attention_of
 from .auto_batch import is_out_of_memory, what_to_change
 from .dataset_tools import Prepared, prepare
 from .host import Host, NotFree, free_memory, quantization_of
-from .kernels import put_back
 from .packing import layout_of
 from .settings import ALL_LINEAR, Plan, TrainingSettings
+from .step_kernels import put_back
 from .trainer import Order, make_trainer
 from .training_run import Diverged, TrainingRun
 from .untouched import optimizer_overrides_forgotten, random_state_kept, untouched

@@ -17,12 +17,12 @@ from .auto_batch import is_out_of_memory, what_to_change
 from .dataset_tools import DataError, Prepared, prepare
 from .folder_lock import Taken, alone_in, is_taken
 from .host import Host, ModelError, NotFree, free_memory, model_facts
-from .kernels import liger_problem, put_back
 from .packing import CannotPack, layout_of
 from .paths import name_problem, path_for_new, path_in, refuse_links_out, whole_folder
 from .samples import sampler_of
 from .saving import holds_a_run, room_for, save_all
 from .settings import OPTIONS, PROJECTIONS, Plan, SettingsError, TrainingSettings
+from .step_kernels import liger_problem, put_back
 from .trainer import close_logs, make_trainer
 from .training_run import DONE, FAILED, INTERRUPTED, SAVING, SCALE_RATE, Diverged, RunFailed, Stopped, TrainingRun, first_line
 from .untouched import Changed, optimizer_overrides_forgotten, random_state_kept, untouched

@@ -11,10 +11,10 @@ from . import resume
 from .auto_batch import AutoBatch, halved
 from .custom_scheduler import multiplier
 from .dataset_tools import Collator, Prepared
-from .kernels import compile_layers
 from .packing import PackedCollator, PackedRows, Packing, noise_by_block
 from .samples import Sampler
 from .settings import Plan, TrainingSettings
+from .step_kernels import compile_layers
 from .training_run import TRAINING, RunFailed, Stopped, TrainingRun, first_line
 from .versions import training_arguments
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from homes import HERE, ROOT, WEBUI_PYTHON
 
-ROOMS = ["untouched", "adapters", "train_utils", "continued", "dataset_tools", "try_it", "perplexity", "host", "callbacks", "needs", "kernels"]
+ROOMS = ["untouched", "adapters", "train_utils", "continued", "dataset_tools", "try_it", "perplexity", "host", "callbacks", "needs", "step_kernels"]
 _begun: list[tuple[subprocess.Popen, Path]] = []
 
 

@@ -6,9 +6,9 @@ from types import MethodType, ModuleType
 
 import pytest
 import torch
-from training_pro import kernels, train_utils
-from training_pro.kernels import compile_layers, functions_kept, liger_problem, repeated_layers
+from training_pro import step_kernels, train_utils
 from training_pro.settings import SettingsError
+from training_pro.step_kernels import compile_layers, functions_kept, liger_problem, repeated_layers
 from training_pro.training_run import DONE
 from training_pro.untouched import untouched
 
@@ -45,7 +45,7 @@ def liger(monkeypatch):
     for place in (sys.modules.get("transformers.integrations.liger"), transformers.trainer):
         if hasattr(place, "is_liger_kernel_available"):
             monkeypatch.setattr(place, "is_liger_kernel_available", lambda: True)
-    monkeypatch.setattr(kernels, "LIGER_DEVICES", ("cpu",))
+    monkeypatch.setattr(step_kernels, "LIGER_DEVICES", ("cpu",))
     return used
 
 
@@ -74,16 +74,16 @@ def test_why_liger_cannot_be_used(host, settings, liger, monkeypatch):
     assert liger_problem(host.model) == "Liger kernels: the installed liger-kernel has none for LlamaForCausalLM. Untick it."
     monkeypatch.setitem(sys.modules, "liger_kernel.transformers.monkey_patch", None)
     assert "Liger kernels cannot be loaded" in liger_problem(host.model)
-    monkeypatch.setattr(kernels.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(step_kernels.importlib.util, "find_spec", lambda name: None)
     assert "pip install liger-kernel" in liger_problem(host.model)
-    monkeypatch.setattr(kernels, "LIGER_DEVICES", ("cuda",))
+    monkeypatch.setattr(step_kernels, "LIGER_DEVICES", ("cuda",))
     with pytest.raises(SettingsError, match=r"Liger kernels run on a graphics card, and the model is on cpu. Untick Liger kernels."):
         train_utils.begin(settings(use_liger_kernel=True), host)
 
 
 def test_compiled_layers_learn_the_same_and_are_gone_afterwards(host, settings, monkeypatch):
     compiled = []
-    monkeypatch.setattr(kernels, "BACKEND", lambda graph, inputs: (compiled.append(graph), graph.forward)[1])
+    monkeypatch.setattr(step_kernels, "BACKEND", lambda graph, inputs: (compiled.append(graph), graph.forward)[1])
     plain = run_of(settings(lora_name="plain", epochs=1, use_grad_checkpoint=True, lora_dropout=0), host)
     run = run_of(settings(lora_name="compiled", epochs=1, use_grad_checkpoint=True, lora_dropout=0, torch_compile=True), host)
     assert (plain.status, run.status) == (DONE, DONE) and compiled and not any("compiled" in notice for notice in run.notices), run.notices
@@ -97,7 +97,7 @@ def test_what_cannot_be_compiled_runs_as_it_is(host, settings, monkeypatch):
     def fails(graph, inputs):
         raise OSError("no C++ compiler was found\nand more")
 
-    monkeypatch.setattr(kernels, "BACKEND", fails)
+    monkeypatch.setattr(step_kernels, "BACKEND", fails)
     plain, run = (run_of(settings(lora_name=name, epochs=0.5, torch_compile=name == "compiled"), host) for name in ("plain", "compiled"))
     assert run.status == DONE, run.message
     assert any("could not be compiled here" in notice and "no C++ compiler was found" in notice for notice in run.notices), run.notices
@@ -114,8 +114,8 @@ def test_a_failure_in_mid_run_is_no_failure_of_the_run(host, settings, monkeypat
             raise OSError("the compiler was removed")
         return graph.forward
 
-    monkeypatch.setattr(kernels, "BACKEND", fails_later)
-    compile_layers_first = kernels.compile_layers
+    monkeypatch.setattr(step_kernels, "BACKEND", fails_later)
+    compile_layers_first = step_kernels.compile_layers
 
     def compiled_then_forgotten(*given):
         why = compile_layers_first(*given)
