@@ -192,6 +192,15 @@ _PLACE = re.compile(r"(?:[A-Za-z]:[\\/]|\\\\(?=\w)|/(?=[^\s/]+/))[^\s'\"“”,;
 _QUOTED_PLACE = re.compile(r"(?<=['\"“])(?:[A-Za-z]:[\\/]|\\\\(?=\w)|/(?=[^/'\"”\n]+/))[^'\"”\n]*(?=['\"”])")
 
 
+def whole_letters(text: str) -> str:
+    """Half of a surrogate pair, which JSON and a request made by hand may hold, can be shown on no page: a question mark takes its place.
+
+    >>> whole_letters("a\\ud800b")
+    'a?b'
+    """
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def without_folders(text: str) -> str:
     """A message as a page that others open can show it: of a path on this machine only what stands below `user_data`, else its name.
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from .chat_templates import HOSTS, SHIPPED
 from .custom_scheduler import SCHEDULERS
-from .paths import name_problem, write_json
+from .paths import name_problem, whole_letters, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -638,7 +638,7 @@ class TrainingSettings(BaseModel):
                 del values[key]  # an empty entry of a file means the default
         unknown = sorted(key for key in values if key not in OPTIONS)
         if unknown:
-            notices.append(f"Ignored, since no control has these names: {', '.join(unknown)}.")
+            notices.append(whole_letters(f"Ignored, since no control has these names: {', '.join(unknown)}."))
         settings, problems = cls.read(values)
         return settings, problems, notices
 

@@ -16,7 +16,7 @@ from . import evaluation, token_view, training_run, views
 from .background import Job
 from .chat_templates import HOSTS
 from .host import QUANTIZATIONS, Host, ModelError
-from .paths import name_problem
+from .paths import name_problem, whole_letters
 from .rows import DataError
 from .settings import BUILT_IN, NOT_CHOSEN, OPTIONS, SECTIONS, Option, SettingsError, TrainingSettings, optimizers
 from .slicer_view import Slices
@@ -279,7 +279,9 @@ class TrainTab:
     # Handlers
 
     def settings_of(self, values: dict[Any, Any]) -> tuple[TrainingSettings, list[str]]:
-        return TrainingSettings.read({key: _whole_letters(values[widget]) for key, widget in self.widgets.items()})
+        return TrainingSettings.read(
+            {key: whole_letters(value) if isinstance(value := values[widget], str) else value for key, widget in self.widgets.items()}
+        )
 
     def on_start(self, values: dict[Any, Any]) -> dict[Any, Any]:
         return self.begun(*self.settings_of(values))
@@ -542,8 +544,3 @@ class TrainTab:
 
 def _bytes_of(path: Path) -> int:
     return sum(file.stat().st_size for file in path.glob("*.txt")) if path.is_dir() else path.stat().st_size
-
-
-def _whole_letters(value: Any) -> Any:
-    """Half of a surrogate pair, which a request made by hand may hold, can be shown on no page: a question mark takes its place."""
-    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value

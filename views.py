@@ -13,7 +13,7 @@ from .blocks import Item
 from .continued import Finished
 from .dataset_tools import Report
 from .host import Host
-from .paths import without_folders
+from .paths import whole_letters, without_folders
 from .resume import THE_DATA, ResumePlan
 from .resume import Item as ResumeItem
 from .settings import BUILT_IN, NOT_CHOSEN, OPTIONS, SECTIONS
@@ -259,7 +259,7 @@ def said_list(items: Sequence[str], name: str) -> str:
 def _said(text: str) -> str:
     """A message as the page can hold it. What a library said tells nobody where on this machine the program lies, and half of a surrogate
     pair, which a request made by hand may hold, breaks no answer."""
-    return escape(without_folders(text.encode("utf-8", "replace").decode("utf-8")))
+    return escape(without_folders(whole_letters(text)))
 
 
 def copied(name: str, said: list[str]) -> str:
