@@ -96,12 +96,13 @@ def _copy_files(entries: list[Path], backup: Path) -> None:
 
 
 def _move(entries: list[Path], backup: Path) -> None:
+    """All of them or none."""
     backup.mkdir()
     try:
         for entry in entries:
             entry.rename(backup / entry.name)
     except OSError:
-        for entry in backup.iterdir():
+        for entry in list(backup.iterdir()):
             entry.rename(backup.parent / entry.name)
         backup.rmdir()
         raise

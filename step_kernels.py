@@ -128,12 +128,14 @@ def _try_a_step(model: Any, autocast: Callable[[], Any]) -> None:
     import torch
 
     words = model.get_input_embeddings().num_embeddings
-    with random_state_kept():
-        for length in (16, 24):
-            ids = (torch.arange(2 * length, device=model.device) * 7919 % words).reshape(2, length)
-            with autocast():
-                loss = model(input_ids=ids, labels=ids).loss
-            loss.backward()
-    for weight in model.parameters():
-        if weight.requires_grad:
-            weight.grad = None
+    try:
+        with random_state_kept():
+            for length in (16, 24):
+                ids = (torch.arange(2 * length, device=model.device) * 7919 % words).reshape(2, length)
+                with autocast():
+                    loss = model(input_ids=ids, labels=ids).loss
+                loss.backward()
+    finally:  # also where the second length fails: the first has left its gradients
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.grad = None

@@ -58,7 +58,7 @@ def check(settings: TrainingSettings, host: Host) -> list[str]:
         problems.append(busy)
     has_model = host.model_problem() is None
     if has_model:
-        problems += _target_problems(settings, host.model) + _attention_problems(settings, host)
+        problems += _target_problems(settings, host.model) + _computing_problems(settings, host)
     if fitting := has_model and settings.lora_rank > 0 and settings.training_projection in OPTIONS["training_projection"].offered():
         problems += kind_problems(settings, host.model)
     if name_problem(settings.lora_name) is None:
@@ -88,7 +88,7 @@ def _target_problems(settings: TrainingSettings, model: Any) -> list[str]:
     ]
 
 
-def _attention_problems(settings: TrainingSettings, host: Host) -> list[str]:
+def _computing_problems(settings: TrainingSettings, host: Host) -> list[str]:
     """What only the model itself can tell, asked of it where it is free; else the run asks again once it is."""
     if not settings.packing and settings.attention == AUTO and not settings.use_liger_kernel:
         return []
