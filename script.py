@@ -116,13 +116,15 @@ def panel(title: str, todo: str, command: str = "") -> str:
 def _build(host) -> object:
     import gradio as gr
 
+    from .following import Follower
     from .tab_perplexity import PerplexityTab
     from .tab_train import TrainTab
 
     with gr.Tab("Train LoRA", elem_id="tp-train-tab"):
         tab = TrainTab(host)
     with gr.Tab("Perplexity evaluation", elem_id="tp-perplexity-tab"):
-        PerplexityTab(host, tab)
+        perplexity = PerplexityTab(host, tab)
+    Follower([tab.run, perplexity])
     return tab
 
 

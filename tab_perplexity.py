@@ -5,11 +5,10 @@ The job lives in `evaluation`; this page only starts it and looks at it, and so 
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
@@ -22,11 +21,16 @@ from .tab_tools import on_this_machine
 from .training_run import Busy
 from .versions import hidden_from_api
 
-POLL_SECONDS = 0.7
-HEARTBEAT = 15.0  # seconds: an idle viewer that has gone is noticed when something is sent to it
 ROW_ENDINGS = (".json", ".jsonl", ".csv", ".parquet")
 AS_ON_THE_PAGE = "As Train LoRA is set"
 OWN_HELD_OUT = "The run's own"
+
+
+class State(NamedTuple):
+    """What the buttons and lists of this tab depend on: the job, and the run that may have left a LoRA."""
+
+    measured: tuple[Any, ...]
+    trained: tuple[int, bool]
 
 
 class PerplexityTab:
@@ -37,6 +41,7 @@ class PerplexityTab:
 
     def __init__(self, host: Host, train: Any):
         self.host, self.train = host, train
+        self.drawn: tuple[tuple[int, int], str] = ((-1, 0), "")
         self._build()
         self._wire()
 
@@ -230,9 +235,9 @@ class PerplexityTab:
         self.export.click(self.on_export, looked, [self.table_said], **quiet)
         self.put_back.click(self.on_put_back, looked, changed, **quiet)
         self.let_go.click(self.on_let_go, looked, changed, **quiet)
-        page = gr.context.Context.root_block
-        followed = [*self._shown(), *table, *lists]
-        page.load(self.follow, None, followed, concurrency_limit=None, show_progress="hidden", **hidden_from_api(page.load))
+        self.at_first = [*self._shown(), *table, *lists]
+        self.live = [self.status, self.results]
+        self.rest = [self.interrupt, self.use_row, self.best, *lists]
 
     # Starting
 
@@ -388,50 +393,49 @@ class PerplexityTab:
         link = evaluations.as_link(evaluations.export_csv(rows))
         return f'<div class="tp-status tp-ok tp-download"><a download="{escape(name)}" href="{link}">Download {escape(name)}</a> ({len(rows):,} rows)</div>'
 
-    # Following the job
+    # As `following` asks it
 
-    async def follow(self) -> AsyncIterator[dict[Any, Any]]:
-        """Show the current evaluation, or the last one, for as long as the page is open."""
+    def opened(self, page: str) -> dict[Any, Any]:
+        """The current evaluation, or the last one."""
+        return {**self.on_table("", next(iter(evaluations.SORTS))), **self.lists(), **self._look(evaluation.current())}
+
+    def live_look(self, page: str) -> dict[Any, Any]:
         job = evaluation.current()
-        first = {**self.on_table("", next(iter(evaluations.SORTS))), **self.lists()}
-        yield {**first, **self._look(job)}
-        seen, trained, quiet_for = self._mark(job), self._runs(), 0.0
-        while True:
-            await asyncio.sleep(POLL_SECONDS)
-            quiet_for += POLL_SECONDS
-            job = evaluation.current()
-            if (ended := self._runs()) != trained:
-                trained, quiet_for = ended, 0.0
-                yield self.lists()
-            if (mark := self._mark(job)) != seen:
-                yield self._look(job)
-                seen, quiet_for = mark, 0.0
-            elif job is not None and job.active:
-                yield {self.status: perplexity_charts.status(job)}  # the clock goes on
-                quiet_for = 0.0
-            elif quiet_for >= HEARTBEAT:
-                yield {self.status: gr.update()}
-                quiet_for = 0.0
+        return {} if job is None else self._live(job)
 
-    @staticmethod
-    def _mark(job: Evaluation | None) -> tuple[int, int]:
-        return (0, 0) if job is None else (id(job), job.version)
+    def state(self) -> State:
+        job, run = evaluation.current(), training_run.current()
+        measured = () if job is None else (id(job), job.active, 0 if job.active else job.version)
+        return State(measured, (id(run), run is not None and run.active))
 
-    @staticmethod
-    def _runs() -> tuple[int, bool]:
-        run = training_run.current()
-        return id(run), run is not None and run.active
+    def changed(self, before: State | None, now: State, page: str) -> dict[Any, Any]:
+        found = self.lists() if before is None or before.trained != now.trained else {}
+        return {**found, **(self._rest(evaluation.current()) if before is None or before.measured != now.measured else {})}
+
+    def closed(self, page: str) -> None:
+        """Nothing is kept for a page."""
 
     def _shown(self) -> list[Any]:
         return [self.status, self.results, self.interrupt, self.use_row, self.best]
 
     def _look(self, job: Evaluation | None) -> dict[Any, Any]:
+        return {**self._live(job), **self._rest(job)}
+
+    def _live(self, job: Evaluation | None) -> dict[Any, Any]:
+        return {self.status: perplexity_charts.status(job), self.results: self._results(job)}
+
+    def _results(self, job: Evaluation | None) -> str:
+        """Drawn once for all pages."""
+        mark = (0, 0) if job is None else (id(job), job.version)
+        if self.drawn[0] != mark:
+            self.drawn = (mark, perplexity_charts.results(job))
+        return self.drawn[1]
+
+    def _rest(self, job: Evaluation | None) -> dict[Any, Any]:
         names = []
         if job is not None and not job.active and job.request is not None and job.request.run:
             names = [name for name, _, _ in evaluation.ranking(job) if "/" in name]
         return {
-            self.status: perplexity_charts.status(job),
-            self.results: perplexity_charts.results(job),
             self.interrupt: gr.update(interactive=self.usable and job is not None and job.active),
             self.use_row: gr.update(visible=bool(names)),
             self.best: gr.update(choices=names, value=names[0] if names else None),

@@ -8,9 +8,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
@@ -23,9 +22,6 @@ from .training_run import ADD_EPOCH, COOL_DOWN, ELSEWHERE, EVALUATE, SCALE_RATE,
 from .try_it import CannotAnswer, adapter_folder
 from .versions import hidden_from_api
 
-POLL_SECONDS = 0.7
-HEARTBEAT = 15.0  # seconds: an idle viewer that has gone is noticed when something is sent to it
-SECONDS_A_PAGE = 0.1  # many pages are told less often: what Gradio does for each answer is taken from the training
 DRAWING_SHARE = 0.02
 MOST_PICTURES = 16
 TYPING_SECONDS = 1.0  # “120” is typed as 1, 12, 120: a running run gets a stop only when the typing is over
@@ -33,6 +29,14 @@ STOPS = ("stop_at_loss", "stop_at_epoch", "time_budget_minutes")
 HALF = 0.5
 Drawn = tuple[str, list[tuple[str, Any]]]  # the x axis, and (name, history) of what is laid over the chart
 AS_AT_FIRST: Drawn = ("step", [])
+
+
+class State(NamedTuple):
+    """What everything on the page but status, chart and commands depends on."""
+
+    run: tuple[Any, ...]
+    samples: tuple[int, int]
+    model: Any
 
 
 @dataclass(frozen=True)
@@ -82,8 +86,8 @@ class RunTab:
         self.tab, self.host = tab, tab.host
         self.typed: dict[str, object] = {}  # option key → the newest change of a stop, on whatever page
         self.printed: tuple[Any, resume.DataPrint | None] = (None, None)  # the data that was verified last
-        self.viewers = 0  # pages that are open
-        self.drawn: dict[str, Drawn] = {}  # by the page's session: each page has its own chart
+        self.drawn: dict[str, tuple[Drawn, str]] = {}  # by the page's session: each page has its own chart, and what could not be drawn in it
+        self.model: Any = None  # the host's model as the pages show it
         self.pictures = Pictures()
         with gr.Row():
             self.interrupt = gr.Button("Interrupt", variant="stop", elem_id="tp-interrupt", interactive=False)
@@ -138,15 +142,35 @@ class RunTab:
     @property
     def looked_at(self) -> list[Any]:
         """What `look` updates."""
-        return [self.status, self.chart, self.tab.start, self.interrupt, self.checkpoint, self.steer, self.evaluate, self.commands, *self.offered]
+        return [*self.live, *self.steering, *self.offered]
+
+    @property
+    def live(self) -> list[Any]:
+        """What `live_look` updates."""
+        return [self.status, self.chart, self.commands]
+
+    @property
+    def steering(self) -> list[Any]:
+        """The buttons that a run enables, and those of a run that goes on."""
+        return [self.tab.start, self.interrupt, self.checkpoint, self.steer, self.evaluate]
+
+    @property
+    def at_first(self) -> list[Any]:
+        """What `opened` updates."""
+        return list(dict.fromkeys([*self.rest, *self.live, self.tab.loader, *self.tab.all_lists(), *self.tab.widgets.values()]))
+
+    @property
+    def rest(self) -> list[Any]:
+        """What `changed` updates."""
+        return [*self.steering, *self.offered, self.tab.samples.grid, *self.tab.model_look(), *self.tab.changed_by_a_run]
 
     @property
     def offered(self) -> list[Any]:
         """What `on_outlook` updates."""
         return [self.resume, self.outlook, self.go_on, self.half, self.fill, self.subject]
 
-    def wire(self, fields: set[Any], widgets: list[Any], followed: set[Any]) -> None:
-        """Connect the events; `fields` are the settings' widgets as a set, `widgets` the same in a list, `followed` what else `follow` updates."""
+    def wire(self, fields: set[Any], widgets: list[Any]) -> None:
+        """Connect the events; `fields` are the settings' widgets as a set, `widgets` the same in a list."""
         quiet = {"show_progress": "hidden", **hidden_from_api(self.interrupt.click)}
         self.interrupt.click(self.on_interrupt, None, [self.status], **quiet)
         self.checkpoint.click(self.on_checkpoint, None, [self.status], **quiet)
@@ -173,8 +197,6 @@ class RunTab:
         self.go_on.click(self.on_go_on, asked, started, **quiet)
         self.half.click(self.on_half, asked, started, **quiet)
         self.fill.click(self.on_fill, [self.subject], [self.tab.report, *widgets], **quiet).then(**outlook)
-        page = gr.context.Context.root_block
-        page.load(self.follow, None, [*followed, *self.looked_at], concurrency_limit=None, show_progress="hidden", **hidden_from_api(page.load))
 
     def looking_again(self, fields: set[Any]) -> dict[str, Any]:
         """The event that shows what Start will do."""
@@ -338,7 +360,7 @@ class RunTab:
             return self.tab.on_copy(name)
         return {self.tab.report: views.copied(name, []), **self.tab.filled(settings)}
 
-    # Following
+    # What is shown
 
     def shown_run(self) -> TrainingRun | None:
         """The run that is going on, else the last one: of this process, or as its diary tells."""
@@ -358,47 +380,49 @@ class RunTab:
                 beside.append((name, load_run(adapter_folder(self.host, name)).history))
             except CannotAnswer as error:
                 said += views.notice(str(error), "tp-bad")
-        drawn = self.drawn[request.session_hash or ""] = (by if by in X_AXES else "step", beside)
-        return said + self.pictures.of(self.shown_run(), drawn, anew=True)
-
-    async def follow(self, request: gr.Request) -> AsyncIterator[dict[Any, Any]]:
-        """Show the current run, or the last one, for as long as the page is open. A reload or a second browser begins here too."""
         page = request.session_hash or ""
-        self.viewers += 1
-        try:
-            async for look in self._followed(page):
-                yield look
-        finally:
-            self.viewers -= 1
-            self.drawn.pop(page, None)
+        self.drawn[page] = (by if by in X_AXES else "step", beside), said
+        return self._chart_of(self.shown_run(), page, anew=True)
 
-    async def _followed(self, page: str) -> AsyncIterator[dict[Any, Any]]:
-        run = await asyncio.to_thread(self.shown_run)
+    def _chart_of(self, run: TrainingRun | None, page: str, anew: bool = False) -> str:
+        drawn, said = self.drawn.get(page, (AS_AT_FIRST, ""))
+        return said + self.pictures.of(run, drawn, anew)
+
+    # As `following` asks it
+
+    def opened(self, page: str) -> dict[Any, Any]:
+        """The current run, or the last one. A reload or a second browser begins here too."""
+        run = self.shown_run()
         first = self.tab.at_first()
         if run is not None and run is training_run.current() and run.settings is not None:
             for widget, values in self._filled(run).items():
                 first[widget] = {**first.get(widget, {}), **values}
-        samples = self.tab.samples.follower()
-        yield {**first, **self.look(run), **samples(run)}
-        seen, model_seen, quiet_for = _mark(run), self.host.model_mark(), 0.0
-        while True:
-            pause = max(POLL_SECONDS, SECONDS_A_PAGE * self.viewers)
-            await asyncio.sleep(pause)
-            quiet_for += pause
-            run = training_run.current() or run
-            if self.host.model_mark() != model_seen and not self.tab.loading:
-                model_seen = self.host.model_mark()
-                yield self.tab.model_look()  # another model was loaded, here or in the host's own tab
-            if (mark := _mark(run)) != seen:
-                ended = run is not None and not run.active
-                yield {**self.look(run, page), **samples(run), **(self.tab.after(run) if ended else {})}
-                seen, quiet_for = mark, 0.0
-            elif run is not None and run.active:
-                yield {self.status: views.status(run)}  # the clock goes on
-                quiet_for = 0.0
-            elif quiet_for >= HEARTBEAT:
-                yield {self.status: gr.update()}
-                quiet_for = 0.0
+        return {**first, **self.look(run, page), **self.tab.samples.look(run)}
+
+    def live_look(self, page: str) -> dict[Any, Any]:
+        run = training_run.current()
+        return {} if run is None else self._live(run, page)
+
+    def state(self) -> State:
+        run = training_run.current()
+        if not self.tab.loading:
+            self.model = self.host.model_mark()
+        if run is None:
+            return State((), (0, 0), self.model)
+        return State((id(run), run.active, run.active and _can_evaluate(run)), (id(run), len(run.samples)), self.model)
+
+    def changed(self, before: State | None, now: State, page: str) -> dict[Any, Any]:
+        run, found = training_run.current(), {}
+        if before is None or before.model != now.model:
+            found.update(self.tab.model_look())  # another model was loaded, here or in the host's own tab
+        if run is not None and (before is None or before.samples != now.samples):
+            found.update(self.tab.samples.look(run))
+        if run is not None and (before is None or before.run != now.run):
+            found.update({**self._rest(run), **({} if run.active else self.tab.after(run))})
+        return found
+
+    def closed(self, page: str) -> None:
+        self.drawn.pop(page, None)
 
     def _filled(self, run: TrainingRun) -> dict[Any, Any]:
         """Fields with a run's settings, and with its stops as they were changed since."""
@@ -406,16 +430,20 @@ class RunTab:
         return self.tab.filled(run.settings.model_copy(update=stops))
 
     def look(self, run: TrainingRun | None, page: str = "") -> dict[Any, Any]:
+        return {**self._live(run, page), **self._rest(run)}
+
+    def _live(self, run: TrainingRun | None, page: str) -> dict[Any, Any]:
+        active = run is not None and run.active
+        return {self.status: views.status(run), self.chart: self._chart_of(run, page), self.commands: views.commands(run) if active else ""}
+
+    def _rest(self, run: TrainingRun | None) -> dict[Any, Any]:
         active, usable = run is not None and run.active, self.tab.usable
         return {
-            self.status: views.status(run),
-            self.chart: self.pictures.of(run, self.drawn.get(page, AS_AT_FIRST)),
             self.tab.start: gr.update(interactive=usable and not active),
             self.interrupt: gr.update(interactive=usable and active),
             self.checkpoint: gr.update(interactive=usable and active),
             self.steer: gr.update(visible=active),
             self.evaluate: gr.update(interactive=usable and active and _can_evaluate(run)),
-            self.commands: views.commands(run) if active else "",
             **(self._offer() if active else self.offer_of(run)),
         }
 

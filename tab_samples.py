@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -49,16 +48,9 @@ class SamplesTab:
             return views.notice(str(error), "tp-bad")
         return samples.samples_html(samples.read(folder)) or views.notice(f"“{name}” keeps no samples.")
 
-    def follower(self) -> Callable[[TrainingRun | None], dict[Any, Any]]:
-        """For one viewer: the grid of a run where it has changed since the last look, as updates."""
-        seen: tuple[int, int] | None = None
-
-        def look(run: TrainingRun | None) -> dict[Any, Any]:
-            nonlocal seen
-            entries = run.samples if run is not None else []
-            if not entries and run is not None and not run.active and run.adapter is not None:
-                entries = samples.read(run.adapter)
-            before, seen = seen, (id(run), len(entries))
-            return {} if seen == before else {self.grid: samples.samples_html(entries)}
-
-        return look
+    def look(self, run: TrainingRun | None) -> dict[Any, Any]:
+        """The grid of a run: of its own process, else as it lies in its folder."""
+        entries = run.samples if run is not None else []
+        if not entries and run is not None and not run.active and run.adapter is not None:
+            entries = samples.read(run.adapter)
+        return {self.grid: samples.samples_html(entries)}

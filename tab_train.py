@@ -15,6 +15,7 @@ import gradio as gr
 from . import evaluation, token_view, training_run, views
 from .background import Job
 from .chat_templates import HOSTS
+from .following import POLL_SECONDS
 from .host import QUANTIZATIONS, Host, ModelError
 from .paths import name_problem, whole_letters
 from .rows import DataError
@@ -22,7 +23,7 @@ from .settings import BUILT_IN, NOT_CHOSEN, OPTIONS, SECTIONS, Option, SettingsE
 from .slicer_view import Slices
 from .tab_memory import MemoryTab
 from .tab_plan import PlanTab
-from .tab_run import POLL_SECONDS, RunTab
+from .tab_run import RunTab
 from .tab_samples import SamplesTab
 from .tab_tools import ToolsTab, on_this_machine
 from .training_run import Busy, TrainingRun
@@ -272,9 +273,7 @@ class TrainTab:
         )
         loaded = self.load.click(self.on_load_model, [self.model_choice, self.quantization], list(self.model_look()), **quiet)
         loaded.then(**self.run.looking_again(fields))
-        self.run.wire(
-            fields, list(self.widgets.values()), {self.model_line, self.loader, self.samples.grid, self.copy_from, self.sort_by_time, *lists, *fields}
-        )
+        self.run.wire(fields, list(self.widgets.values()))
 
     # Handlers
 
@@ -524,6 +523,11 @@ class TrainTab:
             self.sort_by_time: gr.update(value=False),
         }
         return {**self.model_look(), **lists}
+
+    @property
+    def changed_by_a_run(self) -> list[Any]:
+        """The lists that `after` updates, beside what `model_look` does."""
+        return [self.adapter, *self.plan.lists(), *self.run.lists(), *self.samples.lists(), self.copy_from, self.sort_by_time]
 
     def _adapter_list(self, run: TrainingRun) -> Any:
         choices = self.adapter_names()

@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CUTOFF, MEAN, SIGMA = 256, 75, 0.65  # tokens of instruction rows: log-normal
 BATCH, RATE, RANK = 4, 3e-4, 32
 WAYS = {
+    "bare Trainer padding to the cutoff": "transformers' Trainer and the model's own loss, each block filled up to 256: what older tabs did",
     "padded to the cutoff": "the same Trainer and collator, each block filled up to 256",
     "padded to the batch": "ours as it is by default",
     "grouped by length": "ours with Group Samples by Length",
@@ -154,30 +155,71 @@ def ours(host, settings, way: str) -> dict:
     return {**found, "tokens": run.report.total_tokens, "steps": run.total_steps}
 
 
-def trl(host, settings, way: str, model_folder: Path, quantization: str) -> dict:
+def fresh_model(host, settings, model_folder: Path, quantization: str):
+    """The model once more, as the peers get it, and the LoRA for it."""
+    import peft
+    import torch
+    import transformers
+    from training_pro.versions import dtype_argument
+
+    named = dtype_argument(torch.float32)
+    if quantization == "4bit":
+        named["quantization_config"] = host.model.config.quantization_config
+    model = transformers.AutoModelForCausalLM.from_pretrained(model_folder, **named)
+    transformers.set_seed(settings.seed)
+    return model, peft.LoraConfig(r=RANK, lora_alpha=2 * RANK, lora_dropout=0.05, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+
+
+def bare(host, settings, model_folder: Path, quantization: str) -> dict:
     import peft
     import torch
     import transformers
     from training_pro.dataset_tools import prepare
-    from training_pro.versions import dtype_argument
+    from training_pro.versions import training_arguments
+
+    def filled_up(rows):
+        def tensor(key, filling):
+            return torch.tensor([list(row[key]) + [filling] * (CUTOFF - len(row[key])) for row in rows])
+
+        mask = torch.tensor([[1] * len(row["input_ids"]) + [0] * (CUTOFF - len(row["input_ids"])) for row in rows])
+        return {"input_ids": tensor("input_ids", 0), "labels": tensor("labels", -100), "attention_mask": mask}
+
+    blocks = prepare(settings, host.tokenizer, host)
+    model, lora = fresh_model(host, settings, model_folder, quantization)
+    if quantization != "none":
+        model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    model = peft.get_peft_model(model, lora)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = training_arguments(
+            output_dir=folder, per_device_train_batch_size=BATCH, num_train_epochs=1, learning_rate=RATE, report_to="none", logging_steps=1,
+            save_strategy="no", disable_tqdm=True, seed=settings.seed, remove_unused_columns=False, use_cpu=not torch.cuda.is_available(),
+            group_by_length=False,
+        )  # fmt: skip
+        trainer = transformers.Trainer(model=model, args=arguments, train_dataset=blocks.train, data_collator=filled_up)
+        trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
+        found: dict = {}
+        with timed_training(found):
+            trainer.train()
+        return {**found, "tokens": blocks.report.total_tokens, "steps": trainer.state.global_step}
+
+
+def trl(host, settings, way: str, model_folder: Path, quantization: str) -> dict:
+    import torch
+    import transformers
+    from training_pro.dataset_tools import prepare
     from trl import SFTConfig, SFTTrainer
 
     import datasets
 
     blocks = prepare(settings, host.tokenizer, host)
     rows = datasets.Dataset.from_dict({"input_ids": [list(row) for row in blocks.train["input_ids"]]})
-    named = dtype_argument(torch.float32)
-    if quantization == "4bit":
-        named["quantization_config"] = host.model.config.quantization_config
-    model = transformers.AutoModelForCausalLM.from_pretrained(model_folder, **named)
-    transformers.set_seed(settings.seed)
+    model, lora = fresh_model(host, settings, model_folder, quantization)
     with tempfile.TemporaryDirectory() as folder:
         config = SFTConfig(
             output_dir=folder, per_device_train_batch_size=BATCH, num_train_epochs=1, learning_rate=RATE, max_length=CUTOFF, packing="packed" in way,
             use_cpu=not torch.cuda.is_available(), bf16=model.dtype == torch.bfloat16, report_to="none", logging_steps=1, save_strategy="no",
             disable_tqdm=True, seed=settings.seed, **({"gradient_checkpointing": False} if "nothing recomputed" in way else {}),
         )  # fmt: skip
-        lora = peft.LoraConfig(r=RANK, lora_alpha=2 * RANK, lora_dropout=0.05, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
         found: dict = {}
         trainer = SFTTrainer(model=model, args=config, train_dataset=rows, processing_class=host.tokenizer, peft_config=lora)
         trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
@@ -212,7 +254,12 @@ def table(options) -> None:
             results: dict[str, list[dict]] = {way: [] for way in ways}
             for turn in range(options.rounds):
                 for way in ways if turn % 2 == 0 else ways[::-1]:
-                    one = trl(host, settings, way, model, options.quantization) if way.startswith("TRL") else ours(host, settings, way)
+                    if way.startswith("bare"):
+                        one = bare(host, settings, model, options.quantization)
+                    elif way.startswith("TRL"):
+                        one = trl(host, settings, way, model, options.quantization)
+                    else:
+                        one = ours(host, settings, way)
                     results[way].append(one)
                     say(f"{way}: {one['tokens'] / one['seconds']:,.0f} tokens/s, {one['steps']} steps, {one['seconds']:.1f} s")
     speeds = {way: median(one["tokens"] / one["seconds"] for one in found) for way, found in results.items()}
@@ -224,7 +271,14 @@ def table(options) -> None:
         print(f"| {way} | {speeds[way]:,.0f} | {share} | {results[way][0]['steps']} | {course(results[way][0]['losses'])} |", flush=True)
     best = max((speeds[way], way) for way in ways if way in ("grouped by length", "packed")) if {"grouped by length", "packed"} & set(ways) else None
     if best:
-        for other in ("padded to the cutoff", "TRL", "TRL, nothing recomputed", "TRL packed", "TRL packed, nothing recomputed"):
+        for other in (
+            "bare Trainer padding to the cutoff",
+            "padded to the cutoff",
+            "TRL",
+            "TRL, nothing recomputed",
+            "TRL packed",
+            "TRL packed, nothing recomputed",
+        ):
             if other in speeds:
                 print(f"{best[1]} / {other}: {best[0] / speeds[other]:.2f}")
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 
+import beside
 import hypothesis
 import older
 import pytest
@@ -19,11 +20,24 @@ OF_AN_OLD_PAGE = ("in sse_stream", "Caught handled exception, but response alrea
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads on a tiny model wait for each other most of the time
 
 
 # The same examples each time, so that a landing does not hang on a draw; new ones in the long rounds, and with TRAINING_PRO_RANDOM=1.
 hypothesis.settings.register_profile("suite", derandomize="TRAINING_PRO_RANDOM" not in os.environ)
 hypothesis.settings.load_profile("suite")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--alone", action="store_true", help="run all tests in this process")
+    parser.addoption("--reports", help="write each report into this file (see beside.py)")
+
+
+def pytest_configure(config):
+    if file := config.option.reports:
+        config.pluginmanager.register(beside.Reporter(config, file))
+    elif config.args_source is pytest.Config.ArgsSource.TESTPATHS and not (config.option.alone or config.option.keyword or config.option.markexpr):
+        config.pluginmanager.register(beside.Beside())
 
 
 def pytest_collection_finish(session):

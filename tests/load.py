@@ -39,9 +39,12 @@ def event(stranger: Stranger, elem_id: str, kind: str) -> dict[str, Any]:
     raise AssertionError(f"no {kind} of {elem_id}")
 
 
-def opened(stranger: Stranger) -> list[dict[str, Any]]:
-    """The events that a browser begins when it opens the page: those that follow the run and the evaluation."""
-    return [handler for handler in stranger.config["dependencies"] if any(kind == "load" for _, kind in handler["targets"])]
+def opened(stranger: Stranger) -> list[list[dict[str, Any]]]:
+    """The events that a browser begins when it opens the page, one after another: the first look, and the one that goes on."""
+    events = stranger.config["dependencies"]
+    first = [handler for handler in events if any(kind == "load" for _, kind in handler["targets"])]
+    then = [handler for handler in events if handler.get("trigger_after") in [each["id"] for each in first]]
+    return [first, then]
 
 
 def watch(url: str, count: int, wanted: Any, heard: Any) -> None:
@@ -49,17 +52,20 @@ def watch(url: str, count: int, wanted: Any, heard: Any) -> None:
 
     async def viewer(client: httpx.AsyncClient, stranger: Stranger, number: int) -> None:
         session, prefix = f"viewer{number}x{time.time_ns()}", stranger.prefix
-        for handler in opened(stranger):
-            data = stranger.values(handler)
-            body = {"data": data, "fn_index": handler["id"], "session_hash": session, "event_data": None, "trigger_id": None}
-            await client.post(f"{prefix}/queue/join", json=body)
-        async with client.stream("GET", f"{prefix}/queue/data", params={"session_hash": session}) as answer:
-            async for line in answer.aiter_lines():
-                if line:
-                    with heard.get_lock():
-                        heard.value += 1
-                if not wanted.is_set():
-                    return
+        for handlers in opened(stranger):
+            for handler in handlers:
+                data = stranger.values(handler)
+                body = {"data": data, "fn_index": handler["id"], "session_hash": session, "event_data": None, "trigger_id": None}
+                await client.post(f"{prefix}/queue/join", json=body)
+            async with client.stream("GET", f"{prefix}/queue/data", params={"session_hash": session}) as answer:
+                async for line in answer.aiter_lines():
+                    if line:
+                        with heard.get_lock():
+                            heard.value += 1
+                    if not wanted.is_set():
+                        return
+                    if "close_stream" in line[:100]:
+                        break
 
     async def all_of_them() -> None:
         stranger = Stranger(_Home(url))
@@ -134,7 +140,7 @@ def load(folder: Path, viewers: int, seconds: float, turns: int) -> dict[str, An
             time.sleep(0.1)
         name = names[0]
         time.sleep(5)
-        first, ratios, alone, watched = memory(home), [], [], []
+        first, ratios, alone, watched, memories = memory(home), [], [], [], []
         for turn in range(turns):
             context = multiprocessing.get_context("spawn")
             wanted, heard = context.Event(), context.Value("q", 0)
@@ -144,7 +150,7 @@ def load(folder: Path, viewers: int, seconds: float, turns: int) -> dict[str, An
                     wanted.set()
                     process = context.Process(target=watch, args=(home.url, viewers, wanted, heard), daemon=True)
                     process.start()
-                    while heard.value < 3 * viewers:
+                    while heard.value < 5 * viewers:
                         time.sleep(0.1)
                     time.sleep(10)  # until all pages are there
                 found[way] = step_seconds(home, name, seconds)
@@ -157,7 +163,7 @@ def load(folder: Path, viewers: int, seconds: float, turns: int) -> dict[str, An
             watched.append(found["watched"])
             ratios.append(found["watched"] / found["alone"])
             told = heard.value
-        after_viewers = memory(home)
+            memories.append(memory(home))
         page = Stranger(home)
         faster, slower = (event(page, elem_id, "click") for elem_id in ("tp-rate-double", "tp-rate-half"))
         began, wrong = time.time(), 0
@@ -184,7 +190,7 @@ def load(folder: Path, viewers: int, seconds: float, turns: int) -> dict[str, An
         "commands in the run's diary": obeyed,
         "seconds for them": round(commands_took, 1),
         "memory before, MB": round(first, 1),
-        "memory after the viewers, MB": round(after_viewers, 1),
+        "memory after the viewers of each turn, MB": " ".join(f"{found:.0f}" for found in memories),
         "memory after the commands, MB": round(after_commands, 1),
         "tracebacks in the log": tracebacks,
     }
