@@ -139,7 +139,7 @@ def load(folder: Path, viewers: int, seconds: float, turns: int) -> dict[str, An
                 break
             time.sleep(0.1)
         name = names[0]
-        time.sleep(5)
+        step_seconds(home, name, seconds)  # the first steps of a process are slow
         first, ratios, alone, watched, memories = memory(home), [], [], [], []
         for turn in range(turns):
             context = multiprocessing.get_context("spawn")
