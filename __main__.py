@@ -19,6 +19,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from .background import in_a_thread_that_ends
 from .host import QUANTIZATIONS, Host, LocalHost, ModelError, default_user_data
 from .settings import OPTIONS, SettingsError, TrainingSettings
 from .training_run import Busy, TrainingRun
@@ -127,7 +128,7 @@ def _ui(options: argparse.Namespace) -> int:
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     host = LocalHost(options.user_data or default_user_data(), trust_remote_code=options.trust_remote_code)
     try:
-        _load(host, options.model, options.quantization)
+        in_a_thread_that_ends(lambda: _load(host, options.model, options.quantization))
     except ModelError as error:
         _say(f"error: {error}\nThe page opens without a model; load one there.")
     if options.listen:

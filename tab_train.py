@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 
 from . import evaluation, token_view, training_run, views
-from .background import Job
+from .background import Job, in_a_thread_that_ends
 from .chat_templates import HOSTS
 from .following import POLL_SECONDS
 from .host import QUANTIZATIONS, Host, ModelError
@@ -294,7 +294,7 @@ class TrainTab:
             if running is not None and running.active:
                 raise Busy(training_run.busy_message(running))
             if found:
-                raise SettingsError(found + train_utils.check(settings, self.host))
+                raise SettingsError(found + in_a_thread_that_ends(lambda: train_utils.check(settings, self.host)))
             run = train_utils.start(settings, self.host, rate_factor)
         except SettingsError as error:
             return {self.run.status: views.problems(error.problems)}
@@ -442,7 +442,9 @@ class TrainTab:
 
     def on_answer(self, prompt: str, adapter: str, style: str, new_tokens: int, temperature: float) -> dict[Any, Any]:
         try:
-            said = answers(self.host, prompt or "", adapter, style=style, max_new_tokens=new_tokens, temperature=temperature)
+            said = in_a_thread_that_ends(
+                lambda: answers(self.host, prompt or "", adapter, style=style, max_new_tokens=new_tokens, temperature=temperature)
+            )
         except CannotAnswer as error:
             return {self.base_answer: "", self.adapter_answer: "", self.try_message: views.notice(str(error), "tp-bad")}
         return {self.base_answer: said.base, self.adapter_answer: said.adapter, self.try_message: ""}
@@ -464,7 +466,7 @@ class TrainTab:
         yield {self.model_line: views.notice(f"Loading {model} …")}
         self.loading = True
         try:
-            self.host.load(model, quantization)
+            in_a_thread_that_ends(lambda: self.host.load(model, quantization))
             said, self.not_loaded = self._not_quantised(quantization), False
         except ModelError as error:
             said, self.not_loaded = str(error), True

@@ -14,6 +14,7 @@ from . import continued, evaluation, needs, resume, training_run
 from .adapters import adapter_bytes, attach_lora, kind_notices, kind_problems, trained_bytes, write_adapter
 from .attention import AUTO, attention, attention_problem
 from .auto_batch import is_out_of_memory, what_to_change
+from .background import in_a_thread_that_ends
 from .dataset_tools import DataError, Prepared, prepare
 from .folder_lock import Taken, alone_in, is_taken
 from .host import Host, ModelError, NotFree, free_memory, model_facts
@@ -241,7 +242,7 @@ def start(settings: TrainingSettings, host: Host, rate_factor: float = 1.0) -> T
         SettingsError: with all problems; nothing was begun.
         training_run.Busy: another run is going on.
     """
-    run = begin(settings, host, rate_factor)
+    run = in_a_thread_that_ends(lambda: begin(settings, host, rate_factor))
     training_run.in_background(run, lambda: train(settings, host, run))
     return run
 

@@ -1,6 +1,10 @@
+import os
 import threading
+import time
 
-from training_pro.background import Cancelled, Job
+import pytest
+from training_pro import train_utils, training_run
+from training_pro.background import Cancelled, Job, in_a_thread_that_ends
 
 
 def test_work_in_a_thread_says_how_far_it_is():
@@ -36,3 +40,49 @@ def test_it_is_called_off_where_it_next_says_how_far_it_is():
 def test_what_it_raises_is_kept():
     job = Job(lambda progress: 1 / 0)
     assert job.done.wait(10) and isinstance(job.error, ZeroDivisionError) and not job.cancelled
+
+
+def test_a_thread_that_ends():
+    threads = []
+
+    def work():
+        threads.append(threading.current_thread())
+        return 7
+
+    assert in_a_thread_that_ends(work) == 7
+    assert threads[0] is not threading.current_thread() and not threads[0].is_alive()
+    with pytest.raises(ZeroDivisionError):
+        in_a_thread_that_ends(lambda: 1 / 0)
+
+
+@pytest.fixture
+def four_threads():
+    """As on a machine with four processors. Telling torch so makes a pool that stays, which is another one."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts the system's threads as Linux has them")
+def test_what_looks_at_the_settings_leaves_no_helpers_of_torch_behind(host, settings, monkeypatch, four_threads):
+    import torch
+
+    seen = []
+
+    def check(settings, host):
+        torch.ones(2000, 2000).sqrt()
+        seen.append(len(os.listdir("/proc/self/task")))
+        return []
+
+    monkeypatch.setattr(training_run, "in_background", lambda run, work: None)
+    monkeypatch.setattr(train_utils, "check", check)
+    before = len(os.listdir("/proc/self/task"))
+    train_utils.start(settings(), host)
+    assert seen == [before + 4]  # the thread and its three helpers
+    ended = time.monotonic() + 10
+    while len(os.listdir("/proc/self/task")) > before and time.monotonic() < ended:
+        time.sleep(0.05)  # they are told to end, and take their time
+    assert len(os.listdir("/proc/self/task")) == before
