@@ -20,7 +20,7 @@ from typing import Any
 
 from . import continued
 from .host import Host, ModelFacts, model_facts
-from .paths import name_problem, write_json
+from .paths import name_problem, write_whole
 from .settings import OPTIONS, TrainingSettings
 
 NUMBERS, TENSORS = "resume.json", "resume_state.pt"
@@ -357,14 +357,47 @@ def write(
         "settings": settings.entered(), "base": _base_facts(facts), "data": asdict(data), "libraries": libraries(), "progress": progress_of(run),
         "counters": counters, "backup": backup, "backup_goes": backup_goes,
     }  # fmt: skip
-    write_json(folder / NUMBERS, numbers)
+    _write_numbers(folder, numbers)
+
+
+class Encoded:
+    """Lists that only grow, in JSON: what was encoded once is not again. A run of one epoch in 64 steps saves often, and the losses of 20,000
+    steps took longer to write, each time, than all 64."""
+
+    def __init__(self) -> None:
+        self.lists: dict[str, tuple[list[Any], list[str]]] = {}  # name → (the list, its entries in JSON)
+
+    def object(self, values: dict[str, Any], growing: dict[str, list[Any]]) -> str:
+        """An object in JSON: `values`, then `growing`."""
+        parts = [f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}" for name, value in values.items()]
+        parts += [f"{json.dumps(name)}: {self._list(name, entries)}" for name, entries in growing.items()]
+        return "{" + ", ".join(parts) + "}"
+
+    def _list(self, name: str, entries: list[Any]) -> str:
+        known, texts = self.lists.get(name, ([], []))
+        if known is not entries or len(texts) > len(entries):
+            texts = []
+        texts += [json.dumps(entry, ensure_ascii=False) for entry in entries[len(texts) :]]
+        self.lists[name] = (entries, texts)
+        return "[" + ", ".join(texts) + "]"
+
+
+_encoded = Encoded()
+
+
+def _write_numbers(folder: Path, numbers: dict[str, Any]) -> None:
+    progress = dict(numbers["progress"])
+    growing = {name: progress.pop(name) for name in ("history", "earlier")}
+    whole = {name: value for name, value in numbers.items() if name != "progress"}
+    text = json.dumps(whole, ensure_ascii=False)[:-1] + f', "progress": {_encoded.object(progress, growing)}}}\n'
+    write_whole(folder / NUMBERS, text)
 
 
 def keep_commands(folder: Path, steering: list[dict[str, Any]]) -> None:
     """Let a checkpoint remember what a run was told when it went on from there, such as half the learning rate."""
     saved = json.loads((folder / NUMBERS).read_text(encoding="utf-8"))
     saved["progress"]["steering"] = steering
-    write_json(folder / NUMBERS, saved)
+    _write_numbers(folder, saved)
 
 
 def forget(folder: Path, but: str = "") -> None:

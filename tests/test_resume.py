@@ -561,3 +561,18 @@ def test_an_unfinished_run_is_none_of_a_finished_adapter(host, settings):
     run = run_of(settings(save_steps=5, stop_at_epoch=1, epochs=2), host)
     assert run.status == DONE and resume.unfinished(run.adapter) is None and continued.finished(run.adapter).step == 10
     assert isinstance(run, TrainingRun) and run_of(settings(), host).earlier_steps == 10
+
+
+def test_what_grows_is_encoded_once_and_reads_as_if_it_were_encoded_whole(monkeypatch):
+    encoded, asked = resume.Encoded(), []
+    dumps = json.dumps
+    monkeypatch.setattr(resume.json, "dumps", lambda value, **how: asked.append(value) or dumps(value, **how))
+    history = [{"loss": 0.1 + 0.2, "current_steps": 1}]
+    values = {"at “ä”": "a\nb", "steps": 7}
+    for more in ({"loss": 1e-17}, {"loss": 3}, {"loss": None}):
+        history.append(more)
+        assert json.loads(encoded.object(values, {"history": history, "earlier": []})) == {**values, "history": history, "earlier": []}
+    assert sum(isinstance(value, dict) for value in asked) == 4  # each entry once
+    other = [{"loss": 5}, {"loss": 6}]  # of the next run
+    assert json.loads(encoded.object({}, {"history": other})) == {"history": other}
+    assert json.loads(encoded.object({}, {"history": other[:1]})) == {"history": other[:1]}
