@@ -22,7 +22,7 @@ TABLES = {
     "sentences": [[]],
     "hygiene": [[]],
     "perplexity": [[]],
-    "training": [[], ["--data", "text"], ["--quantization", "4bit", "--count", "60"], ["--model", "50m"], ["--model", "50m", "--data", "text"], ["--memory"]],
+    "training": [[], ["--data", "text"], ["--quantization", "4bit"], ["--model", "50m"], ["--model", "50m", "--data", "text"], ["--memory"], ["--profile"]],
     "callbacks": [[]],
     "memory": [[]],
     "cold": [[]],

@@ -5,6 +5,7 @@
     python benchmarks/training.py --data text       raw text
     python benchmarks/training.py --quantization 4bit
     python benchmarks/training.py --memory          peak memory of a step at 128,000 words
+    python benchmarks/training.py --profile         where the time goes, in the first way and in the fastest
     python benchmarks/training.py --quick           sizes that show only that it runs
 
 Every way trains the same blocks once, with the same LoRA on the same weights, true batch, learning rate and seed. The ways take turns in one
@@ -283,6 +284,48 @@ def table(options) -> None:
                 print(f"{best[1]} / {other}: {best[0] / speeds[other]:.2f}")
 
 
+# Where the time goes
+
+PARTS = {  # by the beginnings of torch's names, the first that fits
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm"),
+    "attention": ("aten::_scaled_dot_product", "aten::_flash"),
+    "dropout": ("aten::bernoulli",),
+    "loss": ("aten::_log_softmax", "aten::log_softmax", "aten::nll_loss", "_Losses"),
+    "optimizer": ("Optimizer.", "aten::_foreach", "aten::_fused", "aten::addcmul", "aten::addcdiv", "aten::lerp"),
+    "data": ("enumerate(DataLoader)",),
+    "memory": ("aten::copy_", "aten::fill_", "aten::cat", "aten::zero_", "aten::empty", "aten::clone"),
+}
+
+
+def profile_table(options) -> None:
+    from torch.profiler import ProfilerActivity, profile
+
+    ways = ("bare Trainer padding to the cutoff", "packed")
+    shares: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        model = save_model(options.model, Path(folder))
+        with host_with(options.data, options.count, model, options.quantization) as (host, settings):
+            for way in ways:
+                once = (
+                    (lambda: bare(host, settings, model, options.quantization))
+                    if way.startswith("bare")
+                    else (lambda: ours(host, settings, "packed"))
+                )
+                once()  # the first run of a process is a slow one
+                with profile(activities=[ProfilerActivity.CPU]) as taken:
+                    found = once()
+                part_of = shares[way] = dict.fromkeys([*PARTS, "element by element", "between torch's calls"], 0.0)
+                for event in taken.key_averages():
+                    part = next((part for part, names in PARTS.items() if event.key.startswith(names)), "element by element")
+                    part_of[part] += event.self_cpu_time_total / 1e6
+                part_of["between torch's calls"] = max(0.0, found["seconds"] - sum(part_of.values()))
+                say(f"{way}: {found['seconds']:.1f} s")
+    print(f"\n| seconds of one epoch | {' | '.join(ways)} |\n|---|---|---|")
+    for part in shares[ways[0]]:
+        print(f"| {part} | {' | '.join(f'{shares[way][part]:.2f}' for way in ways)} |", flush=True)
+    print(f"| all | {' | '.join(f'{sum(shares[way].values()):.2f}' for way in ways)} |")
+
+
 # Memory
 
 
@@ -351,6 +394,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--ways", help="only these, with commas")
     parser.add_argument("--memory", action="store_true", help="only the memory of the loss")
+    parser.add_argument("--profile", action="store_true", help="only where the time goes")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -363,6 +407,8 @@ def main() -> None:
         options.model, options.rounds, options.count = ("toy" if options.model == "50m" else options.model), 1, options.count or 24
     options.count = options.count or (400 if options.model == "demo" else 80)
     quiet()
+    if options.profile:
+        return profile_table(options)
     table(options)
 
 

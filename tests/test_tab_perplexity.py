@@ -210,3 +210,34 @@ def test_running_interrupted_and_in_a_narrow_window(home, open_page, width, them
     ended(page, "Loaded model on wikitext", "Failed")
     wait_for_text(page, "#tp-pp-status", "“wikitext” could not be downloaded from the Hugging Face hub")
     picture(page, f"perplexity-failed-{home.name}")
+
+
+def test_what_wakes_the_rest_of_the_tab(host, monkeypatch):
+    import gradio as gr
+    from training_pro import evaluation, training_run
+    from training_pro.evaluation import Evaluation
+    from training_pro.tab_perplexity import PerplexityTab
+    from training_pro.tab_train import TrainTab
+    from training_pro.training_run import DONE, TRAINING, TrainingRun
+
+    with gr.Blocks():
+        tab = PerplexityTab(host, TrainTab(host))
+    monkeypatch.setattr(evaluation, "_current", None)
+    idle = tab.state()
+    assert tab.live_look("mine") == {} and tab.opened("mine").keys() == set(tab.at_first)
+    job = Evaluation("A job")
+    monkeypatch.setattr(evaluation, "_current", job)
+    begun = tab.state()
+    assert begun != idle and tab.changed(idle, begun, "mine")[tab.interrupt]["interactive"] is True
+    shown = tab.live_look("mine")
+    job.say("Measuring")
+    assert tab.state() == begun and "Measuring" in tab.live_look("mine")[tab.status] != shown[tab.status]
+    job.update(status=evaluation.DONE)
+    ended = tab.state()
+    assert tab.changed(begun, ended, "mine").keys() == {tab.interrupt, tab.use_row, tab.best}
+    run = training_run.claim(TrainingRun("x", status=TRAINING))
+    assert tab.texts in tab.changed(ended, tab.state(), "mine")
+    training = tab.state()
+    run.end(DONE, "Done.")
+    assert tab.loras in tab.changed(training, tab.state(), "mine")  # the run's LoRA can be chosen now
+    assert set(tab.changed(None, tab.state(), "mine")) == set(tab.rest)

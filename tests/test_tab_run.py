@@ -76,6 +76,39 @@ def test_each_page_has_a_chart_of_its_own(tab, running, host):
     assert "gone" in tab.run.on_drawn(["gone"], "step", mine) and "Loss by step" in tab.run.look(running, "mine")[tab.run.chart]
 
 
+def test_what_wakes_the_rest_of_the_page(tab, host, monkeypatch):
+    model = ["first"]
+    monkeypatch.setattr(host, "model_mark", lambda: tuple(model))
+
+    def changed(before):
+        now = tab.run.state()
+        return now, tab.run.changed(before, now, "mine") if now != before else {}
+
+    idle = tab.run.state()
+    assert tab.run.live_look("mine") == {}  # what stands in the status of an idle page, such as problems, stays
+    run = training_run.claim(TrainingRun("x", status=TRAINING, settings=TrainingSettings(lora_name="x"), step=3, total_steps=9))
+    begun, found = changed(idle)
+    assert found[tab.start]["interactive"] is False and found[tab.run.steer]["visible"] is True and tab.adapter not in found
+    assert "3" in tab.run.live_look("mine")[tab.run.status]
+    run.update(step=4)
+    assert changed(begun) == (begun, {})  # a step has the live parts alone
+    run.samples.append({"step": 4, "prompt": "Who?", "answer": "me"})
+    sampled, found = changed(begun)
+    assert list(found) == [tab.samples.grid]
+    model[0] = "second"
+    loaded, found = changed(sampled)
+    assert tab.model_line in found and tab.start not in found
+    tab.loading = True
+    model[0] = "third"
+    assert changed(loaded) == (loaded, {})  # meanwhile the line on top belongs to the loading
+    tab.loading = False
+    loaded, _ = changed(loaded)
+    run.end(DONE, "Done.")
+    ended, found = changed(loaded)
+    assert found[tab.start]["interactive"] is True and tab.adapter in found and tab.copy_from in found
+    assert set(tab.run.changed(None, ended, "mine")) == {*tab.run.rest}  # a page of which nothing is known
+
+
 def test_without_evaluation_data_there_is_nothing_to_evaluate(tab, running):
     assert "needs an Evaluation Dataset" in tab.run.on_evaluate()[tab.run.refused]["value"] and running.waiting_requests == []
     assert tab.run.look(running)[tab.run.evaluate]["interactive"] is False
