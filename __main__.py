@@ -151,7 +151,7 @@ def _ui(options: argparse.Namespace) -> int:
     return DONE
 
 
-# Each open page has two events that go on as long as it is open, of Gradio's 40: a twenty-first page would have left none for a click.
+# Each open page has an event that goes on as long as it is open, of Gradio's 40: a forty-first page would have left none for a click.
 MOST_EVENTS = 400
 MOST_PAGES = 100  # of which Gradio keeps what they show, half a megabyte each; one that comes again after that begins afresh
 EVERYONE = (

@@ -112,7 +112,8 @@ class Follower:
                 await asyncio.sleep(pause)
                 quiet_for += pause
                 if news := self._news(page, known, asked):
-                    yield json.dumps({self.parts.index(part): text for part, text in news.items()})
+                    # With a number, since a field that is told the same twice does not change.
+                    yield json.dumps({"number": next(self.numbers), **{self.parts.index(part): text for part, text in news.items()}})
                 elif quiet_for >= HEARTBEAT:
                     yield gr.skip()
                 else:
@@ -146,8 +147,6 @@ class Follower:
             page = request.session_hash or ""
             known = self.pages.get(page) or self._unknown()
             before, known.states[number] = known.states[number], tab.state()
-            found = {**tab.changed(before, known.states[number], page), **tab.live_look(page)}
-            known.of_these_new({part: found[part] for part in tab.live if part in found})
-            return found
+            return {**tab.changed(before, known.states[number], page), **known.of_these_new(tab.live_look(page))}
 
         return woken
