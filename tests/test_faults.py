@@ -2,11 +2,14 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from training_pro import resume
 
 HARNESS = Path(__file__).parent / "faults" / "harness.py"
 WORKS = ["train", "train over an old one", "prepare", "split", "convert", "table of evaluations", "preset", "download"]
@@ -23,3 +26,63 @@ def test_nothing_is_lost_where_a_write_is_the_last(tmp_path):
         (work, fault) for work in WORKS for fault in ("killed", "disk full", "file size limited")
     }
     assert all(row["hit"] == 1 and row["writes"] >= 3 for row in found)
+
+
+@pytest.fixture
+def server(tmp_path):
+    from homes import Standalone
+
+    home = Standalone(tmp_path, faults=True)
+    yield home
+    if home.process.poll() is None:
+        home.stop()
+
+
+def in_mid_run(home, name="mine"):
+    """Begin a run by the page's own event, and wait until it is well on its way."""
+    from load import event, logged
+    from test_strangers import Stranger
+
+    page = Stranger(home)
+    handler = event(page, "tp-start", "click")
+    page.call(handler, page.values(handler, **{"tp-lora_name": name, "tp-dataset": "sample-alpaca", "tp-format": "alpaca-format", "tp-epochs": 30}))
+    for _ in range(600):
+        diary = home.loras / name / "run.jsonl"
+        if diary.exists() and sum(entry["event"] == "log" for entry in logged(home, name)) > 5:
+            return
+        time.sleep(0.1)
+    raise AssertionError(home.said())
+
+
+def shown_after_a_restart(home):
+    """What the status of the page says when it is opened: the events of a page that loads."""
+    from load import opened
+    from test_strangers import Stranger
+
+    home.start()
+    page = Stranger(home)
+    return "".join(page.call(handler, page.values(handler)) for handler in opened(page)[0])
+
+
+def test_ctrl_c_in_mid_run_ends_it_after_its_step_and_saves_it(server):
+    in_mid_run(server)
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(60) == 0
+    said = server.said()
+    assert "Ending the run after this step and saving it" in said and "Traceback" not in said
+    assert (server.loras / "mine" / "adapter_model.safetensors").is_file() and resume.unfinished(server.loras / "mine") is not None
+    shown = shown_after_a_restart(server)
+    assert "Interrupted" in shown and "can go on from step" in shown
+
+
+def test_ctrl_c_twice_leaves_at_once_and_what_was_saved_can_go_on(server):
+    in_mid_run(server)
+    for _ in range(2):
+        server.process.send_signal(signal.SIGINT)
+        time.sleep(0.7)
+    assert server.process.wait(60) is not None
+    assert "Traceback" not in server.said()
+    whole = resume.unfinished(server.loras / "mine")
+    shown = shown_after_a_restart(server)
+    assert ("can go on from step" in shown) == (whole is not None)
+    assert "Cut off at step" in shown or "Interrupted" in shown
