@@ -268,6 +268,8 @@ def write_adapter(model: Any, folder: Path) -> None:
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     if _pissa_layers(model):
         _write_as_plain_lora(model, folder)
+    for file in folder.glob("adapter_*"):
+        file.chmod(0o644)  # safetensors makes it readable by its owner alone, and a server may run under another name than the trainer
 
 
 def _write_as_plain_lora(model: Any, folder: Path) -> None:

@@ -62,6 +62,8 @@ def test_the_files_of_a_finished_run(host, settings):
     assert saved["training_log"]["current_steps"] == 10 and saved["training_log"]["base_model_name"] == "llama"
     assert [set(entry) for entry in saved["training_graph"]] == [{"current_steps", "loss", "learning_rate", "epoch"}] * 10
     assert (saved["adapter_config"]["use_rslora"], saved["adapter_config"]["lora_alpha"], saved["adapter_config"]["r"]) == (True, 16, 8)
+    if os.name != "nt":  # also for a server that runs under another name than the trainer
+        assert {path.name for path in run.adapter.rglob("*") if not path.stat().st_mode & 0o044} == set()
     card = (run.adapter / "README.md").read_text(encoding="utf-8")
     assert "base_model: llama" in card and "40 blocks" in card and "| train_only_after | A: |" in card
 
