@@ -26,7 +26,7 @@ from .settings import OPTIONS, PROJECTIONS, Plan, SettingsError, TrainingSetting
 from .step_kernels import liger_problem, put_back
 from .trainer import close_logs, make_trainer
 from .training_run import DONE, FAILED, INTERRUPTED, SAVING, SCALE_RATE, Diverged, RunFailed, Stopped, TrainingRun, first_line
-from .untouched import Changed, optimizer_overrides_forgotten, random_state_kept, untouched
+from .untouched import Changed, optimizer_overrides_forgotten, random_state_kept, tensor_cores_used, untouched
 from .versions import optimizer_of
 
 logger = logging.getLogger(__name__)
@@ -283,7 +283,7 @@ def train(settings: TrainingSettings, host: Host, run: TrainingRun) -> TrainingR
     waiting = f"Waiting: {measuring}" if measuring else f"Waiting until the model is free: {host.used_for or 'a text is being generated with it'}"
     run.update(message=waiting)
     try:
-        with host.using_model(give_up=lambda: run.stop_requested), random_state_kept(), optimizer_overrides_forgotten():
+        with host.using_model(give_up=lambda: run.stop_requested), random_state_kept(), optimizer_overrides_forgotten(), tensor_cores_used():
             run.update(message="Preparing")
             if host.dirty:
                 run.update(message="Loading the base model again, since an earlier run left it changed")

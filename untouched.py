@@ -104,6 +104,23 @@ def random_state_kept() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def tensor_cores_used() -> Iterator[None]:
+    """What a run multiplies in 32 bits goes through the card's tensor cores (TF32, cards from Ampere on), as it was for the host afterwards.
+    TF32 rounds the factors to 10 bits of mantissa, which is more than bf16 has."""
+    import torch
+
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] < 8:
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextlib.contextmanager
 def optimizer_overrides_forgotten() -> Iterator[None]:
     """bitsandbytes keeps for the whole process which weights have their state in 32 bits, by their place in the optimizer, and the modules
     themselves: the next run's optimizer would take them for its own, and a model that is unloaded would stay in memory."""

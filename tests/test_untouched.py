@@ -2,7 +2,7 @@ import random
 
 import pytest
 import torch
-from training_pro.untouched import Changed, random_state_kept, untouched
+from training_pro.untouched import Changed, random_state_kept, tensor_cores_used, untouched
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])
 
@@ -91,3 +91,14 @@ def test_an_adapter_that_the_host_took_off_again_leaves_no_trace_in_ours(host, s
         and not any("checkpoint" not in entry.name and entry.is_dir() for entry in run.adapter.iterdir())
     )
     assert host.model.peft_config == left
+
+
+@pytest.mark.parametrize("card, meanwhile", [(None, "highest"), ((7, 5), "highest"), ((8, 6), "high"), ((9, 0), "high")])
+def test_tensor_cores_are_used_where_there_are_any_and_the_hosts_choice_comes_back(monkeypatch, card, meanwhile):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: card is not None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: card)
+    assert torch.get_float32_matmul_precision() == "highest"
+    with pytest.raises(ZeroDivisionError), tensor_cores_used():
+        assert torch.get_float32_matmul_precision() == meanwhile
+        raise ZeroDivisionError
+    assert torch.get_float32_matmul_precision() == "highest"
