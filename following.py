@@ -147,6 +147,7 @@ class Follower:
             page = request.session_hash or ""
             known = self.pages.get(page) or self._unknown()
             before, known.states[number] = known.states[number], tab.state()
-            return {**tab.changed(before, known.states[number], page), **known.of_these_new(tab.live_look(page))}
+            found = {**tab.changed(before, known.states[number], page), **known.of_these_new(tab.live_look(page))}
+            return found or {tab.live[0]: gr.update()}  # it was asked twice; Gradio takes an empty dict for one value too few
 
         return woken

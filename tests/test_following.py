@@ -30,7 +30,7 @@ class Counter:
 
     def changed(self, before, now, page):
         self.asked.append((before, now, page))
-        return {self.button: gr.update(value=now)}
+        return {self.button: gr.update(value=now)} if before != now else {}
 
     def closed(self, page):
         self.gone.append(page)
@@ -131,7 +131,7 @@ def test_a_seldom_change_wakes_an_event_of_its_own(tab):
     tab.kind, tab.number = "newest", 6
     woken = tab.follower._woken(0)
     assert woken(page("mine")) == {tab.button: gr.update(value="newest"), tab.shown: "6"} and tab.asked == [("newer", "newest", "mine")]
-    assert woken(page("mine")) == {tab.button: gr.update(value="newest")}  # what stands there and was not told by us, such as problems, stays
+    assert woken(page("mine")) == {tab.shown: gr.update()}  # what stands there and was not told by us, such as problems, stays
     assert tab.shown in woken(page("a page that is not known"))
     assert tab.asked[1:] == [("newest", "newest", "mine"), (None, "newest", "a page that is not known")]
     assert "a page that is not known" not in tab.follower.pages  # whoever calls by hand leaves nothing behind
