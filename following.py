@@ -77,7 +77,7 @@ class Follower:
         self.followers = 0  # endless events that are going on
         self.numbers = itertools.count(1)  # a mark is never the same twice, whoever begins anew
         # Not `visible=False`, which Gradio leaves out of the page, and its events with it.
-        self.news, *self.marks = [gr.Textbox("", show_label=False, container=False, elem_classes=["tp-mark"]) for _ in range(1 + len(self.tabs))]
+        self.news, *self.marks = [gr.Textbox("", show_label=False, container=False, elem_classes=["tp-unseen"]) for _ in range(1 + len(self.tabs))]
         self.parts = [*self.marks, *(part for tab in self.tabs for part in tab.live)]
         self._wire()
 
