@@ -54,7 +54,11 @@ def _parser() -> argparse.ArgumentParser:
     ui.add_argument("--quantization", choices=QUANTIZATIONS, default="none", help="load the base model in 4 or 8 bits (QLoRA)")
     ui.add_argument("--port", type=int, default=7860)
     ui.add_argument("--listen", action="store_true", help="let other machines of your network open the page")
-    ui.add_argument("--auth", metavar="USER:PASSWORD", help="ask for this name and password")
+    asked = ui.add_mutually_exclusive_group()
+    asked.add_argument(
+        "--auth", metavar="USER:PASSWORD", help="ask for this name and password (other accounts of this machine see them: --auth-file)"
+    )
+    asked.add_argument("--auth-file", metavar="FILE", type=Path, help="ask for the name and password in this file's first line, as user:password")
     ui.set_defaults(command=_ui)
 
     described = "A run's file: YAML with the settings' keys (docs/controls.md) and model, quantization, user_data."
@@ -124,7 +128,7 @@ def _refuse(problems: list[str]) -> int:
 
 
 def _ui(options: argparse.Namespace) -> int:
-    auth = _auth(options.auth)
+    auth = _auth(_first_line_of(options.auth_file) if options.auth_file else options.auth)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     host = LocalHost(options.user_data or default_user_data(), trust_remote_code=options.trust_remote_code)
     try:
@@ -156,7 +160,7 @@ MOST_EVENTS = 400
 MOST_PAGES = 100  # of which Gradio keeps what they show, half a megabyte each; one that comes again after that begins afresh
 EVERYONE = (
     ", and without --auth everyone who can reach it can: train and delete LoRAs, read the names of your files, and use this machine's "
-    "graphics card. Add --auth user:password, or leave --listen away."
+    "graphics card. Add --auth user:password or --auth-file, or leave --listen away."
 )
 
 
@@ -165,8 +169,15 @@ def _auth(text: str | None) -> tuple[str, str] | None:
         return None
     user, colon, password = text.partition(":")
     if not (user and colon and password):
-        raise SettingsError(["--auth must be a name, a colon and a password: --auth anna:secret."])
+        raise SettingsError(["--auth, or the first line of --auth-file, must be a name, a colon and a password: anna:secret."])
     return user, password
+
+
+def _first_line_of(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig").partition("\n")[0].strip()
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8
+        raise SettingsError([f"--auth-file {file}: {getattr(error, 'strerror', None) or 'it is no text in UTF-8'}."]) from error
 
 
 def _free_port(address: str, wanted: int) -> int:

@@ -84,7 +84,10 @@ def page_options() -> argparse.ArgumentParser:
     parser.add_argument("--quantization", choices=("4bit", "8bit", "none"), help="load the base model in 4 or 8 bits (QLoRA)")
     parser.add_argument("--port", type=int, help="port of the page (default: 7860)")
     parser.add_argument("--listen", action="store_true", help="let other machines of your network open the page")
-    parser.add_argument("--auth", metavar="USER:PASSWORD", help="ask for this name and password")
+    parser.add_argument(
+        "--auth", metavar="USER:PASSWORD", help="ask for this name and password (other accounts of this machine see them: --auth-file)"
+    )
+    parser.add_argument("--auth-file", metavar="FILE", help="ask for the name and password in this file's first line, as user:password")
     parser.add_argument("--user-data", metavar="DIR", help="folder of models, loras, datasets, formats and logs (default: user_data)")
     parser.add_argument("--trust-remote-code", action="store_true", help="run the code that a model's repository brings; only for makers you trust")
     parser.add_argument("--verbose", action="store_true", help="show what the libraries say, too")

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from homes import HERE
 from tiny import ROWS
-from training_pro.__main__ import _auth, _free_port, read_run
+from training_pro.__main__ import _auth, _first_line_of, _free_port, read_run
 from training_pro.settings import SettingsError
 
 
@@ -126,12 +126,19 @@ def test_a_runs_file_and_its_changes(tmp_path):
     assert any("lora_rnk" in notice for notice in notices) and any("Did you mean “lora_rank”" in notice for notice in notices)
 
 
-def test_auth_and_ports():
+def test_auth_and_ports(tmp_path):
     import socket
 
     assert _auth(None) is None and _auth("anna:se:cret") == ("anna", "se:cret")
     with pytest.raises(SettingsError):
         _auth("anna")
+    kept = tmp_path / "password"
+    kept.write_bytes(b"\xef\xbb\xbfanna:se cret\r\nmore\n")
+    assert _auth(_first_line_of(kept)) == ("anna", "se cret")
+    kept.write_bytes(b"\xff\xfe")
+    for file, words in ((kept, "no text in UTF-8"), (tmp_path / "gone", "No such file")):
+        with pytest.raises(SettingsError, match=words):
+            _first_line_of(file)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

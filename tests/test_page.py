@@ -626,7 +626,8 @@ def test_listen_says_what_it_means_and_auth_asks(tmp_path):
     open_home.stop()
     assert "without --auth everyone who can reach it can" in open_home.said() and "The page opens without a model" in open_home.said()
     (tmp_path / "b").mkdir()
-    guarded = Standalone(tmp_path / "b", "--auth", "anna:secret")
+    (tmp_path / "password").write_text("anna:secret\n", encoding="utf-8")
+    guarded = Standalone(tmp_path / "b", "--auth-file", str(tmp_path / "password"))
     try:
         with pytest.raises(urllib.error.HTTPError, match="401"):
             urllib.request.urlopen(guarded.url + "/config", timeout=10)

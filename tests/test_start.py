@@ -149,6 +149,7 @@ def test_an_old_python_is_refused(start, version):
         ([], ["ui"]),
         (["ui", "--listen"], ["ui", "--listen"]),
         (["--model", "a/b", "--auth", "u:p"], ["ui", "--model", "a/b", "--auth", "u:p"]),
+        (["--listen", "--auth-file", "f"], ["ui", "--listen", "--auth-file", "f"]),
         (["train", "run.yaml", "--set", "epochs=1"], ["train", "run.yaml", "--set", "epochs=1"]),
         (["perplexity", "--help"], ["perplexity", "--help"]),
     ],
