@@ -45,6 +45,8 @@ class Beside:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self, session):
+        if self.process is not None:
+            session.testscollected += len(self.wanted)
         result = yield
         if self.process is not None:
             self._take_in(session)
