@@ -20,7 +20,7 @@ import gradio as gr
 from .versions import hidden_from_api
 
 POLL_SECONDS = 0.7
-SECONDS_A_PAGE = 0.1  # many pages are told less often: what Gradio does for each answer is taken from the training
+SECONDS_A_PAGE = 0.15  # many pages are told less often: what Gradio does for each answer is taken from the training
 HEARTBEAT = 15.0  # seconds: a page that has gone is noticed when something is sent to it
 # In the page: each part as it is told, or as it is.
 HAND_OUT = "(news, ...shown) => { const told = news ? JSON.parse(news) : {}; return shown.map((was, part) => told[part] ?? was); }"
