@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 Found = TypeVar("Found")
@@ -27,7 +26,8 @@ class Job:
         self.done = threading.Event()
         self._called_off = threading.Event()
         self._work = work
-        threading.Thread(target=self._run, daemon=True, name="training-pro-job").start()
+        self.thread = threading.Thread(target=self._run, daemon=True, name="training-pro-job")
+        self.thread.start()
 
     def cancel(self) -> None:
         self._called_off.set()
@@ -57,5 +57,8 @@ def in_a_thread_that_ends(work: Callable[[], Found]) -> Found:
     as the machine has processors, until it ends; and while there are more of them than processors, none of them waits awake for the next
     part of a calculation. After one optimizer step in a thread of Gradio's, each step of a small model's training took twice as long.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="training-pro-now") as pool:
-        return pool.submit(work).result()
+    job = Job(lambda progress: work())
+    job.thread.join()
+    if job.error is not None:
+        raise job.error
+    return job.result

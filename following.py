@@ -24,7 +24,7 @@ SECONDS_A_PAGE = 0.15  # many pages are told less often: what Gradio does for ea
 HEARTBEAT = 15.0  # seconds: a page that has gone is noticed when something is sent to it
 # In the page: each part as it is told, or as it is.
 HAND_OUT = "(news, ...shown) => { const told = news ? JSON.parse(news) : {}; return shown.map((was, part) => told[part] ?? was); }"
-MOST_PAGES = 1000  # that were opened and have not gone; what is known of more is forgotten, and they are told everything once more
+MOST_KNOWN = 1000  # that were opened and have not gone; what is known of more is forgotten, and they are told everything once more
 
 
 class Followed(Protocol):
@@ -95,7 +95,7 @@ class Follower:
         states = [tab.state() for tab in self.tabs]  # before the looks: what changes meanwhile is told again
         looks = [tab.opened(page) for tab in self.tabs]
         told = {part: look[part] for tab, look in zip(self.tabs, looks, strict=True) for part in tab.live if part in look}
-        if len(self.pages) >= MOST_PAGES:
+        if len(self.pages) >= MOST_KNOWN:
             self.pages.pop(next(iter(self.pages)), None)
         self.pages[page] = Page(states, told)
         return {part: shown for look in looks for part, shown in look.items()}

@@ -51,6 +51,7 @@ def test_a_thread_that_ends():
 
     assert in_a_thread_that_ends(work) == 7
     assert threads[0] is not threading.current_thread() and not threads[0].is_alive()
+    assert threads[0].daemon  # Ctrl-C while a large model is loaded does not wait for it
     with pytest.raises(ZeroDivisionError):
         in_a_thread_that_ends(lambda: 1 / 0)
 

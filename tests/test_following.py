@@ -165,7 +165,7 @@ def test_a_page_that_has_gone_is_forgotten(tab):
 
 
 def test_pages_that_only_begin_to_open_do_not_heap_up(tab, monkeypatch):
-    monkeypatch.setattr(following, "MOST_PAGES", 3)
+    monkeypatch.setattr(following, "MOST_KNOWN", 3)
     for number in range(10):
         tab.follower.open(page(str(number)))
     assert list(tab.follower.pages) == ["7", "8", "9"]
