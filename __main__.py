@@ -21,6 +21,7 @@ from typing import Any
 
 from .background import in_a_thread_that_ends
 from .host import QUANTIZATIONS, Host, LocalHost, ModelError, default_user_data
+from .paths import reason
 from .settings import OPTIONS, SettingsError, TrainingSettings
 from .training_run import Busy, TrainingRun
 
@@ -387,7 +388,7 @@ def _perplexity(options: argparse.Namespace) -> int:
             model=host.model_name, loras=lora, dataset=Path(options.text).stem, perplexity=found.value, **asked, details=details_of(found, identity)
         )
     except (OSError, ValueError, filelock.Timeout) as error:
-        _say(f"note: the table of evaluations was not written: {error}")
+        _say(f"note: the table of evaluations was not written: {reason(error)}")
     print(f"perplexity {found.value:.4f} over {found.scored_tokens} tokens in {seconds} s")
     if options.json:
         print(json.dumps({"perplexity": found.value, "scored_tokens": found.scored_tokens, "nll": found.nll, "seconds": seconds}))

@@ -264,7 +264,8 @@ def write_adapter(model: Any, folder: Path) -> None:
     for name, weight in model.named_parameters():
         if weight.requires_grad and not torch.isfinite(weight).all():
             raise RunFailed(f"Failed: the LoRA's weights are not numbers any more ({name}), so they were not saved. Lower the Learning Rate.")
-    model.save_pretrained(str(folder), safe_serialization=True, selected_adapters=[model.active_adapter])
+    # PEFT would read the base's configuration, from the hub or the disk, to see whether the vocabulary was resized: a run never does that.
+    model.save_pretrained(str(folder), safe_serialization=True, selected_adapters=[model.active_adapter], save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     if _pissa_layers(model):
         _write_as_plain_lora(model, folder)

@@ -160,7 +160,7 @@ def put_weights(model: Any, old: Finished) -> None:
     else:
         state = load_file(str(old.weights))
     state = take_beginning(model, state)
-    wanted = peft.get_peft_model_state_dict(model)
+    wanted = peft.get_peft_model_state_dict(model, save_embedding_layers=False)  # as it is saved
     missing = sorted(set(wanted) - set(state))
     wrong = sorted(name for name in set(wanted) & set(state) if wanted[name].shape != state[name].shape)
     if missing or wrong:

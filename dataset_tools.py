@@ -20,7 +20,7 @@ from .encoding import Encoder
 from .hygiene import Hygiene
 from .kept import Kept, mark_of
 from .packing import Packing, padding_share
-from .paths import natural_key
+from .paths import natural_key, reason
 from .rows import ROWS_NAMED, DataError, Row, Rows, is_hub_name, open_rows, read_json, read_rows, read_text
 from .seams import Seams
 from .settings import OPTIONS, TEXT_ROWS, Plan, TrainingSettings
@@ -137,9 +137,15 @@ def prepare(settings: TrainingSettings, tokenizer: Any, host: Any, progress: Pro
                 _kept.keep(mark, found)
         return _for_the_run(found, settings, tokenizer, host, look)
     except OSError as error:
-        raise DataError(
-            [f"The prepared data cannot be written into {host.scratch_dir}: {error.strerror or error}. Free some space, or make the folder writable."]
-        ) from error
+        raise DataError([_unreadable(error, host.scratch_dir)]) from error
+
+
+def _unreadable(error: OSError, scratch: Path) -> str:
+    """Whether a file of the user's went away while it was read, or our own cannot be written (whose errors may name no file)."""
+    if isinstance(error.filename, str) and not error.filename.startswith(str(scratch.parent)):
+        said = f"“{Path(error.filename).name}” cannot be read: {error.strerror or error}."
+        return f"{said} See that it is there and stays as it is until its blocks are made, then try again."
+    return f"The prepared data cannot be written into {scratch}: {error.strerror or error}. Free some space, or make the folder writable."
 
 
 def forget_prepared() -> None:
@@ -241,7 +247,7 @@ class _Work:
             try:
                 self.formatting["chat_template"] = template_for(self.settings, self.tokenizer, self.host)
             except (TemplateError, OSError, ValueError) as error:
-                raise DataError([str(error)]) from error
+                raise DataError([reason(error)]) from error
         return self.formatting["chat_template"]
 
     def _find(self, key: str) -> Path | str:
@@ -251,7 +257,7 @@ class _Work:
         try:
             return self.host.data_file(OPTIONS[key].files, name)
         except (ValueError, OSError) as error:
-            raise DataError([f"{OPTIONS[key].label}: {error}"]) from error
+            raise DataError([f"{OPTIONS[key].label}: {reason(error)}"]) from error
 
     def _share(self, items: Iterable[Item], percent: int) -> Iterator[Item]:
         """So many of 100 blocks, drawn with the seed evenly across the data."""

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from . import checkpoints, continued, evaluations, training_run
+from .auto_batch import is_out_of_memory
 from .background import Job
 from .checkpoints import Checkpoint
 from .dataset_tools import DataError, messages_of, prepare, read_text
 from .host import QUANTIZATIONS, Host, ModelError, NotFree, quantization_of
-from .paths import natural_key
+from .paths import natural_key, reason
 from .perplexity import Perplexity, encode, perplexity, perplexity_of_blocks
 from .rows import open_rows
 from .settings import SettingsError, TrainingSettings
@@ -255,9 +256,11 @@ def _interrupted(evaluation: Evaluation) -> str:
 def why_failed(error: Exception) -> str:
     """What happened in a sentence, with what to change."""
     said = training_run.first_line(error)
-    if "out of memory" in str(error).lower() or type(error).__name__ == "OutOfMemoryError":
+    if is_out_of_memory(error):
         return "Out of memory, even with one window at a time: type a smaller max_length, or load the model in 4 bits."
-    return f"{type(error).__name__}: {said}"
+    if isinstance(error, OSError):
+        return f"It could not be measured: {said}. Check that the file is there and can be read, then measure again."
+    return f"It could not be measured: {said} ({type(error).__name__}). The log has the details."
 
 
 # Begin
@@ -703,7 +706,9 @@ def _keep(
             max_length=request.max_length, comment=comment, details=details_of(found, identity),
         )  # fmt: skip
     except (OSError, ValueError, TimeoutError) as error:  # filelock's Timeout is a TimeoutError
-        evaluation.notices.append(f"The table of evaluations was not written: {error}")
+        evaluation.notices.append(
+            f"The table of evaluations was not written: {reason(error)}. Free some space or check the folder's rights, then measure again."
+        )
     evaluation.update()
 
 

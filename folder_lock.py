@@ -43,8 +43,10 @@ def alone_in(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        # A drive that is gone keeps its files; that must not hide why the run ended.
         if os.name == "posix":  # while it is held, so that nobody locks a file that goes; on Windows filelock removes it itself
-            (folder / LOCK).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                (folder / LOCK).unlink(missing_ok=True)
         lock.release()
         with contextlib.suppress(OSError):
             folder.rmdir()

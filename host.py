@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from . import evaluations
-from .paths import name_problem, natural_key, path_in, refuse_links_out, shown_name
+from .paths import name_problem, natural_key, path_in, reason, refuse_links_out, shown_name
 from .rows import is_hub_name
 from .versions import dtype_argument
 
@@ -345,7 +345,7 @@ class Host:
         try:
             self.data_file(kind, name)
         except (ValueError, OSError) as error:
-            return str(error)
+            return reason(error)
         return None
 
     def _folder_of(self, kind: str) -> Path:
@@ -593,7 +593,7 @@ def load_transformers_model(source: str, quantization: str, trust_remote_code: b
 
 
 def _why_not_loaded(source: str, error: Exception) -> str:
-    said = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+    said = reason(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
     if "out of memory" in str(error).lower():
         return f"“{source}” does not fit into memory. Load it with --quantization 4bit, or choose a smaller model."
     folder = Path(source)
@@ -606,6 +606,8 @@ def _why_not_loaded(source: str, error: Exception) -> str:
         return f"“{folder.name}” is not a model in Transformers format: it has no config.json. GGUF and similar files cannot be trained."
     if "TokenizersBackend" in said:
         return f"“{folder.name}” was saved by a newer transformers than the one here and its tokenizer cannot be read. Update this program, or download the model again."
+    if isinstance(error, OSError) and error.strerror:
+        return f"“{folder.name}” could not be loaded: {said}. See that its folder is whole and can be read, then load it again."
     return f"“{folder.name}” could not be loaded ({type(error).__name__}): {said}"
 
 

@@ -18,6 +18,7 @@ from .dataset_tools import prepare
 from .evaluation import Evaluation, Stopped
 from .general_text import GENERAL_TEXT
 from .host import Host
+from .paths import reason
 from .perplexity import Perplexity, context_of, encode, perplexity, perplexity_of_blocks
 from .settings import OPTIONS, SettingsError, TrainingSettings
 from .try_it import AS_TEXT, AS_TRAINED, CannotAnswer, adapter_folder, generate, prompt_ids, prompt_text, with_adapter
@@ -174,7 +175,7 @@ def _plan(host: Host, adapter: str | None, held_out: str | None, prompts: Sequen
     try:
         settings, _, _ = TrainingSettings.load_leniently(run / "training_parameters.json")
     except (ValueError, OSError) as error:
-        raise SettingsError([*found, f"LoRA: what “{adapter}” was trained on is not known: {error}"]) from error
+        raise SettingsError([*found, f"LoRA: what “{adapter}” was trained on is not known: {reason(error)}"]) from error
     settings = settings.model_copy(update={"leave_out_repeats": False})
     found += check_data(settings, host)
     other = None

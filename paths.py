@@ -213,6 +213,18 @@ def without_folders(text: str) -> str:
     return re.sub(rf"(?<![\w:/.\\…]){_PLACE.pattern}", lambda found: _below(found[0]), text)
 
 
+def reason(error: Exception) -> str:
+    """What an error says; of one of the system the words and the file's name, without number and folders.
+
+    >>> reason(PermissionError(13, "Permission denied", "/home/anna/user_data/loras/poet"))
+    'Permission denied (poet)'
+    """
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    name = os.path.basename(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes, os.PathLike)) else ""
+    return f"{error.strerror} ({name})" if name else str(error.strerror)
+
+
 def _below(place: str) -> str:
     pieces = [piece for piece in re.split(r"[\\/]+", place) if piece]
     if "user_data" in pieces:

@@ -666,7 +666,9 @@ class TrainingSettings(BaseModel):
         path = Path(path)
         try:
             saved = json.loads(path.read_text(encoding="utf-8-sig"))
-        except (OSError, ValueError, RecursionError) as error:
+        except OSError as error:
+            raise SettingsError([f"{path.name} cannot be read: {error.strerror or error}."]) from error
+        except (ValueError, RecursionError) as error:
             raise SettingsError([f"{path.name} cannot be read as JSON: {error}."]) from error
         if not isinstance(saved, dict):
             raise SettingsError([f"{path.name} holds no settings: it must be one JSON object."])
@@ -776,7 +778,7 @@ def _shown(value: Any) -> str:
         text = _SHORT.repr(value)
     else:
         text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
-    return f"“{text if len(text) <= 60 else text[:57] + '…'}”"
+    return whole_letters(f"“{text if len(text) <= 60 else text[:57] + '…'}”")
 
 
 def _from_webui_tab(values: dict[str, Any], notices: list[str]) -> dict[str, Any]:

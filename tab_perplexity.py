@@ -15,7 +15,7 @@ import gradio as gr
 from . import checkpoints, evaluation, evaluations, learned, perplexity_charts, training_run, views
 from .evaluation import LOADED, PUBLIC, Evaluation, Request, Target
 from .host import QUANTIZATIONS, Host
-from .paths import natural_key
+from .paths import natural_key, reason
 from .settings import NOT_CHOSEN, SettingsError, TrainingSettings
 from .tab_tools import on_this_machine
 from .training_run import Busy
@@ -283,7 +283,7 @@ class PerplexityTab:
         try:
             settings, _, _ = TrainingSettings.load_leniently(self.host.run_folder(chosen) / "training_parameters.json")
         except (ValueError, OSError) as error:
-            return None, [f"Prepare rows: “{chosen}”: {error}"]
+            return None, [f"Prepare rows: “{chosen}”: {reason(error)}"]
         return settings, []
 
     def on_learn(self, adapter: str | None, held_out: str | None, prompts: str | None) -> dict[Any, Any]:
@@ -316,7 +316,7 @@ class PerplexityTab:
             if job is not None and job.ranked and not job.active:
                 job.update(ranked={each: checkpoints.checkpoint(self.host, each) for each in job.ranked})
         except checkpoints.NotUsed as error:
-            said = views.notice(str(error), "tp-bad")
+            said = views.notice(reason(error), "tp-bad")
         return {self.said: said, **self._look(job)}
 
     # The table
@@ -327,7 +327,7 @@ class PerplexityTab:
             rows = self._chosen(words, sort)
             lost = len(evaluations.lost(self.host.evaluations_file))
         except (ValueError, OSError) as error:
-            nothing = {self.table: views.notice(f"The table cannot be shown: {error}", "tp-bad"), self.row: gr.update(choices=[], value=None)}
+            nothing = {self.table: views.notice(f"The table cannot be shown: {reason(error)}", "tp-bad"), self.row: gr.update(choices=[], value=None)}
             return {**nothing, self.lost_said: "", self.lost_row: gr.update(visible=False)}
         columns = [*evaluations.COLUMNS, *(name for name in dict.fromkeys(name for row in rows for name in row) if name not in evaluations.COLUMNS)]
         said = ""
@@ -380,7 +380,7 @@ class PerplexityTab:
             self.host.evaluations_changed()
             said = views.notice(done, "tp-ok")
         except (evaluations.Gone, ValueError, OSError) as error:  # filelock's Timeout is an OSError
-            said = views.notice(str(error), "tp-bad")
+            said = views.notice(reason(error), "tp-bad")
         return {**self.on_table(words, sort), self.table_said: said}
 
     def on_export(self, words: str | None, sort: str) -> str:
@@ -388,7 +388,7 @@ class PerplexityTab:
         try:
             rows = self._chosen(words, sort)
         except (ValueError, OSError) as error:
-            return views.notice(str(error), "tp-bad")
+            return views.notice(reason(error), "tp-bad")
         name = f"evaluations-{time.strftime('%Y-%m-%d')}.csv"
         link = evaluations.as_link(evaluations.export_csv(rows))
         return f'<div class="tp-status tp-ok tp-download"><a download="{escape(name)}" href="{link}">Download {escape(name)}</a> ({len(rows):,} rows)</div>'

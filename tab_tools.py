@@ -14,7 +14,7 @@ import gradio as gr
 from . import downloads, file_tools, views
 from .dataset_tools import DataError
 from .file_tools import ToolError
-from .paths import name_problem, path_in
+from .paths import name_problem, path_in, reason
 from .settings import NOT_CHOSEN, TrainingSettings
 from .versions import hidden_from_api
 
@@ -123,7 +123,7 @@ class ToolsTab:
                     shown = time.monotonic()
                     yield {self.fetched: views.notice(f"Downloading “{path.name}”: {views.bytes_of(done, size)} …")}
         except (ToolError, OSError) as error:
-            yield {self.fetched: views.notice(str(error), "tp-bad")}
+            yield {self.fetched: views.notice(reason(error), "tp-bad")}
             return
         yield {
             self.fetched: views.notice(f"“{path.name}” is in the folder of {into} ({path.stat().st_size:,} bytes).", "tp-ok"),
@@ -176,7 +176,7 @@ class ToolsTab:
         try:
             said, more = work()
         except (ToolError, DataError, OSError, ValueError) as error:
-            problems = error.problems if isinstance(error, DataError) else [str(error)]
+            problems = error.problems if isinstance(error, DataError) else [reason(error)]
             return {self.said: views.notice(" ".join(problems), "tp-bad")}
         return {self.said: views.notice(said, "tp-ok"), **more}
 

@@ -17,7 +17,7 @@ from .background import Job, in_a_thread_that_ends
 from .chat_templates import HOSTS
 from .following import POLL_SECONDS
 from .host import QUANTIZATIONS, Host, ModelError
-from .paths import name_problem, whole_letters
+from .paths import name_problem, reason, whole_letters
 from .rows import DataError
 from .settings import BUILT_IN, NOT_CHOSEN, OPTIONS, SECTIONS, Option, SettingsError, TrainingSettings, optimizers
 from .slicer_view import Slices
@@ -368,7 +368,7 @@ class TrainTab:
                     prepared = prepare(settings, self.host.tokenizer, self.host)
                     self.slices = (Slices(prepared, settings), settings)
             except (DataError, OSError) as error:
-                found = error.problems if isinstance(error, DataError) else [str(error)]
+                found = error.problems if isinstance(error, DataError) else [reason(error)]
         if found:
             shown = {self.slices_shown: views.problems(found, "Not sliced")}
             return {**shown, self.slices_open: True, **dict.fromkeys((self.part, self.part_before, self.part_after), gr.update(visible=False))}
@@ -430,7 +430,7 @@ class TrainTab:
         try:
             settings, problems, notices = TrainingSettings.load_leniently(self.host.run_folder(name) / "training_parameters.json")
         except (ValueError, OSError) as error:
-            return {self.report: views.notice(f"Copy parameters from “{name}”: {error}", "tp-bad")}
+            return {self.report: views.notice(f"Copy parameters from “{name}”: {reason(error)}", "tp-bad")}
         settings = settings.model_copy(update={"always_override": False, "lora_name": name})
         return {self.report: views.copied(name, [*problems, *notices]), **self.filled(settings)}
 

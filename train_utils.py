@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import math
@@ -19,7 +20,7 @@ from .dataset_tools import DataError, Prepared, prepare
 from .folder_lock import Taken, alone_in, is_taken
 from .host import Host, ModelError, NotFree, free_memory, model_facts
 from .packing import CannotPack, layout_of
-from .paths import name_problem, path_for_new, path_in, refuse_links_out, whole_folder
+from .paths import name_problem, path_for_new, path_in, reason, refuse_links_out, whole_folder
 from .samples import sampler_of
 from .saving import holds_a_run, room_for, save_all
 from .settings import OPTIONS, PROJECTIONS, Plan, SettingsError, TrainingSettings
@@ -336,14 +337,13 @@ def failure_message(error: Exception, run: TrainingRun) -> str:
     """What happened in a sentence, with what to change."""
     said = str(error)
     place = "" if not run.total_steps else f" at step {run.step} of {run.total_steps}" if run.step else " before the first step was done"
-    kept = " Checkpoints that were saved before are kept." if run.adapter and any(run.adapter.glob("checkpoint-*")) else ""
+    kept, going_on = _kept(run)
     if isinstance(error, (RunFailed, Taken)):
         return said + kept
     if type(error).__module__.partition(".")[0] == "wandb":
         return f"Failed: Weights & Biases could not be used ({first_line(error)}). Log in with “wandb login”, set WANDB_MODE to offline, or choose None.{kept}"
     if isinstance(error, ModelError):
         return f"Failed: the base model had to be loaded again, and {said}"
-    going_on = resume.unfinished(run.adapter) if kept else None
     if isinstance(error, Diverged):
         offer = "Lower the Learning Rate (a half or a third), or raise Warmup Steps."
         if run.half_rate_offered and going_on is not None:
@@ -355,9 +355,17 @@ def failure_message(error: Exception, run: TrainingRun) -> str:
         return f"Failed: out of memory{place}. {what_to_change(run.settings)}{kept}"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"Failed: the disk is full{place}. Free some space, or raise Save every n steps so that fewer checkpoints are made.{kept}"
-    if isinstance(error, OSError):
-        return f"Failed{place}: {error.strerror or said} ({Path(error.filename).name if error.filename else 'a file'}).{kept}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"Failed{place}: {reason(error)}.{kept}"
     return f"Failed{place}: {first_line(error)} ({type(error).__name__}). The log has the details.{kept}"
+
+
+def _kept(run: TrainingRun) -> tuple[str, resume.Unfinished | None]:
+    """What a failed run has on the disk: a sentence, and what it can go on from. A drive that is gone cannot be asked: nothing."""
+    with contextlib.suppress(OSError):
+        if run.adapter and any(run.adapter.glob("checkpoint-*")):
+            return " Checkpoints that were saved before are kept.", resume.unfinished(run.adapter)
+    return "", None
 
 
 # Prepare

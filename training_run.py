@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .paths import reason
+
 logger = logging.getLogger(__name__)
 
 PREPARING, TRAINING, SAVING = "preparing", "training", "saving"
@@ -236,7 +238,7 @@ class TrainingRun:
 
 def first_line(error: Exception) -> str:
     """What an error says, short enough to stand in a sentence."""
-    lines = str(error).strip().splitlines()
+    lines = reason(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__).rstrip(".")[:300]
 
 

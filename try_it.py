@@ -12,6 +12,7 @@ from .chat_templates import TemplateError, render, template_for
 from .dataset_tools import DataError, bos_eos, by_key_set, choose_pad_id, read_format
 from .encoding import tokens_of
 from .host import Host
+from .paths import reason
 from .settings import TrainingSettings
 from .slicer import with_bos_eos
 from .training_run import busy_message, current
@@ -94,6 +95,8 @@ def with_adapter(model: Any, folder: Path) -> Any:
 
     try:
         return peft.PeftModel.from_pretrained(model, str(folder)).eval()
+    except OSError as error:
+        raise CannotAnswer(f"LoRA: “{folder.name}” cannot be read: {reason(error)}.") from error
     except Exception as error:  # PEFT and safetensors raise many kinds; each means that it does not fit this model
         first = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise CannotAnswer(f"LoRA: “{folder.name}” does not fit the loaded model: {first}") from error
@@ -152,7 +155,7 @@ def prompt_text(host: Host, prompt: str, folder: Path | None, style: str, format
     try:
         return _fill(entries or read_format(host.data_file("format", style)), prompt, style), False
     except (DataError, ValueError, OSError) as error:
-        raise CannotAnswer(f"Prompt as: {error}") from error
+        raise CannotAnswer(f"Prompt as: {reason(error)}") from error
 
 
 def _fill(entries: dict[str, str], prompt: str, style: str) -> str:

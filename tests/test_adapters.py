@@ -72,6 +72,24 @@ def test_what_is_saved_fits_the_base_as_it_was(tmp_path, name, dtype, kind, head
     torch.testing.assert_close(logits(reloaded).float(), after.float(), **close)
 
 
+@pytest.mark.parametrize("projections", ["q-v", "all-linear"])
+def test_what_is_saved_does_not_ask_the_hub_or_the_disk_about_the_base(tmp_path, monkeypatch, projections):
+    """PEFT looks at each saving whether the base's configuration of now has another vocabulary; ours is never resized."""
+    from peft.utils import save_and_load
+
+    model = fresh("llama")
+    model.config._name_or_path = model.name_or_path = str(tmp_path)
+    (tmp_path / "config.json").write_text('{"vocab_size": 4', encoding="utf-8")
+    monkeypatch.setattr(save_and_load, "check_file_exists_on_hf_hub", lambda *_: pytest.fail("the hub was asked"))
+    model = adapters.attach_lora(model, TrainingSettings(lora_rank=4, training_projection=projections))
+    assert model.peft_config["default"].base_model_name_or_path == str(tmp_path)
+    adapters.save_adapter(model, tmp_path / "saved")
+    names = load_file(tmp_path / "saved" / "adapter_model.safetensors")
+    assert names and all(".lora_" in name for name in names)
+    (tmp_path / "config.json").unlink()
+    continued.put_weights(model, continued.finished(tmp_path / "saved"))
+
+
 def test_one_weight_stays_one(tmp_path):
     model = adapters.attach_lora(fresh("gpt2"), TrainingSettings(lora_modulessave=True, training_projection="all-linear", lora_rank=8))
     weights = trained(model)

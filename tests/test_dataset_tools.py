@@ -1,7 +1,9 @@
 import json
+import shutil
 
 import pytest
 from tiny import CHATS, ROWS
+from training_pro import blocks, rows
 from training_pro.dataset_tools import (
     IGNORED,
     Collator,
@@ -24,6 +26,12 @@ def write(path, text):
 
 def trained_text(tokenizer, row):
     return tokenizer.decode([token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label != IGNORED])
+
+
+def problems_of(settings, host):
+    with pytest.raises(DataError) as caught:
+        prepare(settings, host.tokenizer, host)
+    return caught.value.problems
 
 
 def whole_text(tokenizer, row):
@@ -137,6 +145,28 @@ def test_rows_with_other_keys_are_named(host, settings):
     write(host.datasets_dir / "rows.json", json.dumps(rows[1:]))
     with pytest.raises(DataError, match=r"Nothing is left to train; 7 rows do not fit"):
         prepare(settings(skip_unfit_rows=True), host.tokenizer, host)
+
+
+def test_a_file_that_vanishes_while_it_is_read_is_named(host, settings, monkeypatch):
+    check = rows._check
+
+    def looked_at(path):
+        size = check(path)
+        if path.name == "rows.json":
+            path.unlink()
+        return size
+
+    monkeypatch.setattr(rows, "_check", looked_at)
+    said = "“rows.json” cannot be read: No such file or directory. See that it is there and stays as it is until its blocks are made, then try again."
+    assert problems_of(settings(), host) == [said]
+
+
+def test_a_folder_for_the_prepared_data_that_cannot_be_written(host, settings, monkeypatch):
+    monkeypatch.setattr(blocks, "IN_MEMORY", 100)
+    shutil.rmtree(host.user_data / "cache", ignore_errors=True)
+    (host.user_data / "cache").write_text("a file of that name", encoding="utf-8")
+    (said,) = problems_of(settings(), host)
+    assert said.startswith(f"The prepared data cannot be written into {host.scratch_dir}: ") and "make the folder writable" in said
 
 
 def test_an_evaluation_dataset_is_prepared_the_same_way(host, settings):

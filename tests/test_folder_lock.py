@@ -49,6 +49,17 @@ def test_a_process_that_was_killed_holds_nothing(tmp_path, other):
     assert not folder.exists()  # nothing had come into being
 
 
+def test_a_lock_that_cannot_be_removed_hides_no_reason(tmp_path, monkeypatch):
+    def denied(*given, **named):
+        raise PermissionError(13, "Permission denied", LOCK)
+
+    with pytest.raises(ZeroDivisionError), alone_in(tmp_path / "sailor"):
+        monkeypatch.setattr(os, "unlink", denied)
+        raise ZeroDivisionError
+    monkeypatch.undo()
+    assert (tmp_path / "sailor" / LOCK).exists() and not is_taken(tmp_path / "sailor")
+
+
 def test_what_came_into_being_stays_and_the_lock_goes(tmp_path):
     folder = tmp_path / "loras" / "sailor"
     with pytest.raises(ValueError), alone_in(folder):

@@ -4,11 +4,30 @@ Set TRAINING_PRO_SCREENSHOTS to a folder to keep pictures of what the tests see.
 """
 
 import json
+import os
+import signal
+import subprocess
 import time
 
 import pytest
 from homes import NO_WEBUI, WEBUI_PYTHON, Standalone, Webui
-from pages import BROWSER, NO_BROWSER, choose, choose_data, fill_in, pick, picture, reload, status, wait_for_status, wait_for_text, write
+from pages import (
+    BROWSER,
+    FLAGS,
+    NO_BROWSER,
+    choose,
+    choose_data,
+    connected,
+    fill_in,
+    pick,
+    picture,
+    reload,
+    show_tab,
+    status,
+    wait_for_status,
+    wait_for_text,
+    write,
+)  # fmt: skip
 from tiny import mean_loss
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(BROWSER is None, reason=NO_BROWSER)]
@@ -413,6 +432,46 @@ def test_interrupt_checkpoint_reload_and_a_second_browser(home, open_page):
     assert (folder / "adapter_model.safetensors").is_file()
     events = [json.loads(line)["event"] for line in (folder / "run.jsonl").read_text(encoding="utf-8").splitlines()]
     assert events[0] == "start" and events[-1] == "end" and "checkpoint" in events
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="kills a group of processes, and this system has none")
+def test_a_browser_that_vanishes_takes_nothing_with_it(home, open_page, browser, tmp_path):
+    with subprocess.Popen(
+        [BROWSER, *FLAGS, "--headless=new", "--remote-debugging-port=0", f"--user-data-dir={tmp_path}", "about:blank"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    ) as chromium:  # fmt: skip
+        try:
+            port = wait_for_file(tmp_path / "DevToolsActivePort").split()[0]
+            page = browser.browser_type.connect_over_cdp(f"http://127.0.0.1:{port}").new_page()
+            page.goto(home.url)
+            show_tab(page, home)
+            connected(page)
+            fill_in(page, "orphan")
+            write(page, "epochs", "40")
+            page.click("#tp-start")
+            wait_for_status(page, "Training")
+        finally:
+            os.killpg(chromium.pid, signal.SIGKILL)  # no “goodbye”: neither of the page nor of its connections
+    logged = len(diary(home, "orphan"))
+    for _ in range(200):
+        if len(diary(home, "orphan")) >= logged + 20:
+            break
+        time.sleep(0.1)
+    assert len(diary(home, "orphan")) >= logged + 20
+    other = open_page(home)
+    wait_for_status(other, "Training", 30, name="orphan")
+    assert other.locator("#tp-epochs input").input_value() == "40"
+    other.click("#tp-interrupt")
+    wait_for_status(other, "Interrupted", 60)
+    assert (home.loras / "orphan" / "adapter_model.safetensors").is_file()
+
+
+def wait_for_file(path):
+    for _ in range(300):
+        if path.exists() and path.read_text(encoding="utf-8").strip():
+            return path.read_text(encoding="utf-8")
+        time.sleep(0.1)
+    raise AssertionError(f"{path.name} was not written")
 
 
 def few_rows(home, name):

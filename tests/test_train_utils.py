@@ -470,6 +470,34 @@ def test_a_disk_that_fills_up_in_mid_run(host, settings, monkeypatch):
     assert run.status == FAILED and "the disk is full" in run.message
 
 
+def test_a_drive_that_is_gone_ends_the_run(host, settings, monkeypatch):
+    """Its folder cannot even be looked through for checkpoints any more, which the message is to name."""
+
+    def gone(*given, **named):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(host.lora_dir / "tiny"))
+
+    def pulled_out(*_):
+        monkeypatch.setattr(os, "scandir", gone)
+        monkeypatch.setattr(os, "unlink", gone)
+        gone()
+
+    monkeypatch.setattr(train_utils, "_until_stopped", pulled_out)
+    run = train_utils.begin(settings(), host)
+    assert train_utils.train(settings(), host, run) is run and run.status == FAILED
+    assert run.message == "Failed before the first step was done: Input/output error (tiny)."
+    monkeypatch.undo()
+    assert run_of(settings(), host).status == DONE
+
+
+def test_what_has_no_words_of_the_system(host, settings, monkeypatch):
+    def fail(*_):
+        raise OSError("It looks like the config file is not a valid JSON file.")  # as transformers says it
+
+    monkeypatch.setattr(train_utils, "_until_stopped", fail)
+    said = "Failed before the first step was done: It looks like the config file is not a valid JSON file (OSError). The log has the details."
+    assert run_of(settings(), host).message == said
+
+
 def test_a_full_disk_is_seen_before_the_start(host, settings, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 99, 1000))
     with pytest.raises(SettingsError, match="Disk: the LoRA needs about"):

@@ -1,29 +1,37 @@
-"""Let everything that writes be hit at every one of its writes, and look at what is left.
+"""Let everything that writes or reads be hit at every one of its writes and reads, and look at what is left.
 
-    python tests/faults/harness.py                     # every write of every work, both faults; a table in Markdown
-    python tests/faults/harness.py --most 4 --json     # a few writes of each, as the suite does it
+    python tests/faults/harness.py                     # every place of every work, all faults; a table in Markdown
+    python tests/faults/harness.py --most 1 --part 1/3 --json     # a few of them, as the suite does it
 
 A work (a run, a split, a row of the table of evaluations …) is done in a process of its own, which is a fork of this one, on a copy
-of the same folder. Python's audit events tell of each file that is opened to be written, moved, removed, each folder that is made or
-removed in it. At the n-th of them the process is
+of the same folder. Python's audit events tell of each file that is opened, moved, removed, each folder that is made or removed in it.
 
-- killed (SIGKILL), as a power cut or the system's killer for memory does it;
-- told that the disk is full (ENOSPC), then and at every later file it opens to write, until the work has ended. In the same process the
-  work is then done again on a disk with room;
-- allowed files of 24 KB at most (RLIMIT_FSIZE), which also holds for what libraries write without Python.
+At the n-th of its writes
 
-After each: every file is whole, what was there before is there still or its successor is, the newest checkpoint can be loaded, a backup has
-all that it is of, and the same work done again comes to its end, for a run with the very adapter of a run that nothing happened to. A system without fork has no harness.
+- the process is killed (SIGKILL), as a power cut or the system's killer for memory does it;
+- the disk is full (ENOSPC), then and at every later file that is opened to be written;
+- the folder may only be read (EACCES), from then on;
+- the drive is gone (EIO), for reading too: a stick that is pulled out, a network folder.
+
+At the n-th file that it reads, the file vanishes before it is opened, or is cut in half as soon as it is open. At the n-th step of a run the
+loss is no number, or memory is out; at the n-th event of its callbacks one of them raises. Once, no file may be larger than 24 KB
+(RLIMIT_FSIZE), which also holds for what libraries write without Python.
+
+Except for a kill the fault is over when the work has ended, and the work is done again in the same process. After each: every file is whole, what was
+there before is there still or its successor is, the newest checkpoint can be loaded, a backup has all that it is of, the base model is the same to the bit, and the same
+work done again comes to its end, for a run with the very adapter of a run that nothing happened to. A system without fork has no harness.
 """
 
 from __future__ import annotations
 
 import argparse
+import builtins
 import contextlib
 import csv
 import errno
 import filecmp
 import http.server
+import io
 import json
 import os
 import random
@@ -43,7 +51,15 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import tiny
 
-KILL, FULL, LIMIT = "killed", "disk full", "file size limited"
+KILL, FULL, DENIED, GONE = "killed", "disk full", "folder read-only", "drive gone"
+VANISHED, CUT = "file vanishes", "file cut in mid-read"
+NAN, MEMORY, CRASH = "loss no number", "out of memory", "callback crashes"
+LIMIT = "file size limited"
+# At what each of them happens: the n-th of these
+PLACES = {
+    KILL: "write", FULL: "write", DENIED: "write", GONE: "write", VANISHED: "read", CUT: "read", NAN: "step", MEMORY: "step", CRASH: "callback", LIMIT: "",
+}  # fmt: skip
+ERRORS = {FULL: errno.ENOSPC, DENIED: errno.EACCES, GONE: errno.EIO}
 LONGEST = 240  # seconds for one process
 SMALL_FILE = 24 * 1024
 EXIT_LOST = 3
@@ -102,16 +118,18 @@ def tool(work: Callable[[Any], None]) -> Callable[[Any], None]:
     def do(host: Any) -> None:
         from training_pro.evaluations import Gone
         from training_pro.file_tools import ToolError
+        from training_pro.paths import reason
         from training_pro.presets import PresetError
+        from training_pro.rows import DataError
 
         try:
             work(host)
-        except (ToolError, PresetError, Gone) as error:
+        except (DataError, ToolError, PresetError, Gone) as error:
             raise Told(str(error)) from error
         except OSError as error:  # what the page makes a sentence of, with the same words
             if not error.strerror:
                 raise
-            raise Told(error.strerror) from error
+            raise Told(reason(error)) from error
 
     return do
 
@@ -128,6 +146,30 @@ def prepared(host: Any) -> None:
             raise Lost("blocks are missing")
     except DataError as error:
         raise Told(" ".join(error.problems)) from error
+
+
+def loaded(host: Any) -> None:
+    from training_pro.host import ModelError
+
+    try:
+        host.load(str(host.user_data / "models" / "tiny"))
+    except ModelError as error:
+        raise Told(str(error)) from error
+
+
+def evaluated(host: Any) -> None:
+    from training_pro import evaluation
+    from training_pro.settings import SettingsError
+
+    request = evaluation.Request((evaluation.LOADED, evaluation.Target("adapter", "old")), texts=("prose",), stride=16, max_length=32, again=True)
+    try:
+        found = evaluation.run_here(request, host)
+    except SettingsError as error:
+        raise Told(" ".join(error.problems)) from error
+    if found.status != evaluation.DONE or found.problems or found.notices:  # one of them: the table could not be written
+        raise Told(" ".join([found.message, *found.problems, *found.notices]))
+    if len(found.results) != 2:
+        raise Lost("a figure is missing")
 
 
 def split(host: Any) -> None:
@@ -149,15 +191,17 @@ def table(host: Any) -> None:
     for number in range(2):
         host.record_evaluation(model="tiny", loras=[], dataset=f"new {number}", perplexity=7.5, stride=512, max_length=1024)
     rows = evaluations.read(path)
+    if not rows:
+        raise evaluations.Gone("There is no row.")  # the page shows an empty table
     evaluations.comment(path, evaluations.key(rows[0]), "seen")
     evaluations.delete(path, evaluations.key(rows[-1]))
 
 
 def preset(host: Any) -> None:
     from training_pro import presets
-    from training_pro.settings import TrainingSettings
 
-    presets.save_preset(presets.presets_folder(host.datasets_dir), "gentle", TrainingSettings(lora_rank=64), overwrite=True)
+    folder = presets.presets_folder(host.datasets_dir)
+    presets.save_preset(folder, "gentle", presets.load_preset(folder, "gentle")[0].model_copy(update={"lora_rank": 64}), overwrite=True)
 
 
 def download(host: Any) -> None:
@@ -238,6 +282,13 @@ def old_or_new_table(folder: Path, before: Path) -> None:
         raise Lost(f"rows of the table are gone: {', '.join(sorted(lost))}")
 
 
+def measured_table(folder: Path, before: Path) -> None:
+    from training_pro import evaluations
+
+    if sum(row["Dataset"] == "prose" for row in evaluations.read(folder / "logs" / "evaluations.csv")) < 2:
+        raise Lost("what was measured is not in the table")
+
+
 def whole_table(folder: Path, before: Path) -> None:
     from training_pro import evaluations
 
@@ -277,6 +328,8 @@ WORKS = {
     "train": Work(run_of(lora_name="new"), nothing_lost, the_adapter("new"), True, is_over("new")),
     "train over an old one": Work(run_of(lora_name="old", always_override=True), old_or_new_adapter("old"), the_adapter("old"), True, is_over("old")),
     "train on": Work(run_of(lora_name="kept", save_steps=0), old_or_new_adapter("kept"), trained_on, model=True),
+    "load a model": Work(loaded, nothing_lost, nothing_more),
+    "evaluate": Work(evaluated, old_or_new_table, measured_table, model=True),
     "split": Work(tool(split), nothing_lost, there("rows_train.json", "rows_eval.json")),
     "convert": Work(tool(convert), nothing_lost, there("rows.jsonl")),
     "table of evaluations": Work(tool(table), old_or_new_table, whole_table),
@@ -290,39 +343,110 @@ WORKS = {
 
 @dataclass
 class Faults:
-    """Counts the writes below a folder, and lets the n-th fail."""
+    """Counts the writes and reads below a folder, the steps and the events of callbacks, and lets the n-th fail."""
 
     folder: str
     fault: str = ""
     at: int = 0
-    count: int = 0
     on: bool = False
-    places: list[str] = field(default_factory=list)
+    places: dict[str, list[str]] = field(default_factory=lambda: {"write": [], "read": [], "step": [], "callback": []})
+    taken: list[tuple[str, bytes]] = field(default_factory=list)  # files that vanished or were cut, with what was in them
+    to_cut: str = ""
+
+    def install(self) -> None:
+        sys.addaudithook(self.hear)
+        opening = io.open
+
+        def cut_when_open(*given: Any, **named: Any) -> Any:
+            file = opening(*given, **named)
+            if self.to_cut:
+                path, self.to_cut = self.to_cut, ""
+                os.truncate(path, os.path.getsize(path) // 2)
+            return file
+
+        builtins.open = io.open = cut_when_open
+        if "transformers.trainer" not in sys.modules:
+            return
+        from transformers.trainer import Trainer
+        from transformers.trainer_callback import CallbackHandler
+
+        step, call_event = Trainer.training_step, CallbackHandler.call_event
+        Trainer.training_step = lambda trainer, *given, **named: self.stepped(step(trainer, *given, **named))
+
+        def calling(handler: Any, event: str, *given: Any, **named: Any) -> Any:
+            answer = call_event(handler, event, *given, **named)
+            if self.reached("callback", event):
+                raise RuntimeError("a callback crashed")
+            return answer
+
+        CallbackHandler.call_event = calling
+
+    def reached(self, kind: str, what: str) -> bool:
+        """Whether the fault is to happen at this place."""
+        if not self.on:
+            return False
+        self.places[kind].append(what)
+        return PLACES.get(self.fault) == kind and len(self.places[kind]) == self.at
+
+    def stepped(self, loss: Any) -> Any:
+        if self.reached("step", "step"):
+            if self.fault == NAN:
+                return loss * float("nan")
+            raise RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 2147483648 bytes."
+            )
+        return loss
 
     def hear(self, event: str, given: tuple[Any, ...]) -> None:
-        if not self.on or event not in EVENTS or not (writes := self._writes(event, given)):
+        if not self.on or event not in EVENTS:
             return
-        if event == "open" or event == "os.mkdir":
-            opening = True
-        else:
-            opening = False
-        self.count += 1
-        self.places.append(f"{event} {writes}")
-        if self.fault == KILL and self.count == self.at:
+        path = next(
+            (path for path in (os.fsdecode(each) for each in given if isinstance(each, (str, bytes, os.PathLike))) if path.startswith(self.folder)),
+            "",
+        )
+        if not path:
+            return
+        if event in LISTING or (event == "open" and not _to_be_written(given)):
+            if self.fault == GONE and len(self.places["write"]) >= self.at:
+                raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+            if event == "open" and os.path.isfile(path) and self.reached("read", path):
+                self.take(path)
+            return
+        if self.reached("write", f"{event} {path}") and self.fault == KILL:
             os.kill(os.getpid(), signal.SIGKILL)
-        if self.fault == FULL and self.count >= self.at and opening:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), writes)
+        opening = event in ("open", "os.mkdir")
+        if self.fault in ERRORS and len(self.places["write"]) >= self.at and (opening or self.fault != FULL):
+            raise OSError(ERRORS[self.fault], os.strerror(ERRORS[self.fault]), path)
 
-    def _writes(self, event: str, given: tuple[Any, ...]) -> str:
-        if event == "open":
-            mode, flags = given[1], given[2] or 0
-            if not (set(mode or "") & set("wax+") or flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
-                return ""
-        paths = [os.fsdecode(each) for each in given if isinstance(each, (str, bytes, os.PathLike))]
-        return next((path for path in paths if path.startswith(self.folder)), "")
+    def take(self, path: str) -> None:
+        self.on = False
+        with open(path, "rb") as file:
+            self.taken.append((path, file.read()))
+        if self.fault == VANISHED:
+            os.remove(path)
+        else:
+            self.to_cut = path
+        self.on = True
+
+    def give_back(self) -> str:
+        """What vanished or was cut comes back; the file's name where the work has written it anew meanwhile, or copied what was left of it."""
+        for path, data in self.taken:
+            here, left = Path(path), data[: len(data) // 2]
+            if here.parent.is_dir() and (not here.exists() or here.read_bytes() == left):
+                here.write_bytes(data)
+                if self.fault == VANISHED or not any(other.read_bytes() == left for other in here.parent.rglob(here.name)):
+                    continue
+            return here.name
+        return ""
 
 
-EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink"}
+def _to_be_written(given: tuple[Any, ...]) -> bool:
+    mode, flags = given[1], given[2] or 0
+    return bool(set(mode or "") & set("wax+") or flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+
+
+LISTING = ("os.listdir", "os.scandir")
+EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink", *LISTING}
 
 
 def in_a_process(what: Callable[[], Any]) -> tuple[int, Any]:
@@ -366,10 +490,11 @@ def attempt(folder: Path, work: Work, fault: str, at: int, before: Path | None =
     """The work with a fault; where it failed and the process is still there, in the same process once more without one."""
     faults = Faults(str(folder), fault, at)
     host = host_of(folder, work)
-    sys.addaudithook(faults.hear)
+    faults.install()
     said = ""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     if fault == LIMIT:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # which may be a file too
         resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL_FILE, limits[1]))
     faults.on = True
     try:
@@ -379,8 +504,12 @@ def attempt(folder: Path, work: Work, fault: str, at: int, before: Path | None =
     finally:
         faults.on = False
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    lost = faults.give_back()
+    if lost:  # a file of which another program took half, and the work went on with the other half
+        every_file_is_whole(folder, but=lost)
+        return {"said": said, "places": faults.places}
     if before is not None and said:
-        if "Traceback" in said or len(said) < 12:
+        if "Traceback" in said or "[Errno" in said or len(said) < 12:
             raise Lost(f"it said no sentence: {said!r}")
         look(folder, before, work)
         try:
@@ -389,21 +518,22 @@ def attempt(folder: Path, work: Work, fault: str, at: int, before: Path | None =
             raise Lost(f"it could not be done again in the same process: {error}") from error
     if before is not None:
         every_file_is_whole(folder)
-        work.done(folder, before)
-    return {"count": faults.count, "said": said, "places": faults.places}
+        if said or not faults.taken:  # else it was done with what was left of a file, which may be less
+            work.done(folder, before)
+    return {"said": said, "places": faults.places}
 
 
 # What is left
 
 
-def every_file_is_whole(folder: Path) -> None:
+def every_file_is_whole(folder: Path, but: str = "") -> None:
     """All that has its own name; what begins with a dot is half-done work that nobody reads."""
     import torch
     from safetensors import safe_open
     from training_pro import continued, resume
 
     for file in sorted(folder.rglob("*")):
-        if not file.is_file() or any(part.startswith(".") for part in file.relative_to(folder).parts):
+        if not file.is_file() or file.name == but or any(part.startswith(".") for part in file.relative_to(folder).parts):
             continue
         try:
             if file.suffix == ".json":
@@ -467,6 +597,7 @@ def make(folder: Path) -> None:
     for name, rows in (("rows", tiny.ROWS), ("held", tiny.ROWS[:8]), ("rows_train", tiny.ROWS[:3]), ("rows_eval", tiny.ROWS[3:4])):
         (host.datasets_dir / f"{name}.json").write_text(json.dumps(rows), encoding="utf-8")
     (host.formats_dir / "plain.json").write_text(json.dumps({"instruction,output": "Q: %instruction%\nA: %output%"}), encoding="utf-8")
+    (host.datasets_dir / "prose.txt").write_text("hello world what colour is the sky blue grass green " * 40, encoding="utf-8")
     for number in range(4):
         host.record_evaluation(model="tiny", loras=[], dataset=f"old {number}", perplexity=9.25, stride=512, max_length=1024)
     presets.save_preset(presets.presets_folder(host.datasets_dir), "gentle", TrainingSettings(lora_rank=8))
@@ -524,8 +655,10 @@ def serving():
         server.shutdown()
 
 
-def rounds(folder: Path, most: int, seed: int, names: list[str], say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """A row for each work and fault: how many writes it has, how many were hit, what was lost."""
+def rounds(
+    folder: Path, most: int, seed: int, names: list[str], faults: list[str], part: tuple[int, int], say: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """A row for each work and fault: how many places it has, how many were hit, what was lost."""
     import accelerate  # noqa: F401 (every fork finds it loaded)
     import peft  # noqa: F401
     import torch  # noqa: F401
@@ -536,7 +669,8 @@ def rounds(folder: Path, most: int, seed: int, names: list[str], say: Callable[[
     import datasets  # noqa: F401
 
     transformers.logging.set_verbosity_error()
-    chance, found = random.Random(seed), []
+    chance, found, number = random.Random(seed), [], 0
+    part, parts = part
     before = folder / "before"
     status, answer = in_a_process(lambda: make(before))
     if problem := lost_by(status, answer, "making the folder"):
@@ -552,38 +686,54 @@ def rounds(folder: Path, most: int, seed: int, names: list[str], say: Callable[[
             for adapter in place.glob("loras/*/adapter_model.safetensors"):
                 shutil.copy2(adapter, folder / f"{before.name}-{adapter.parent.name}.safetensors")
             shutil.rmtree(place)
-            count, places = answer["count"], answer["places"]
-            for fault in (KILL, FULL, LIMIT):
-                every = [1] if fault == LIMIT else list(range(1, count + 1))
+            for fault in faults:
+                places = answer["places"].get(PLACES[fault], ["a large file"])
+                every = list(range(1, len(places) + 1))
+                number += 1
+                if not every or number % parts != part % parts:
+                    continue
                 hit = sorted(chance.sample(every, min(most, len(every)))) if most else every
                 began, losses = time.time(), []
                 for at in hit:
                     if lost := one(before, work, fault, at):
-                        losses.append(f"{name}, {fault} at {at} of {count} ({places[at - 1] if fault != LIMIT else 'a large file'}): {lost}")
+                        losses.append(f"{name}, {fault} at {at} of {len(places)} ({places[at - 1]}): {lost}")
                         say(losses[-1])
-                found.append({"work": name, "fault": fault, "writes": count, "hit": len(hit), "lost": losses, "seconds": time.time() - began})
-                say(f"{name}, {fault}: {len(hit)} of {count} writes, {len(losses)} lost, {time.time() - began:.0f} s")
+                found.append({"work": name, "fault": fault, "places": len(places), "hit": len(hit), "lost": losses, "seconds": time.time() - began})
+                say(f"{name}, {fault}: {len(hit)} of {len(places)}, {len(losses)} lost, {time.time() - began:.0f} s")
     return found
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--most", type=int, default=0, help="writes that are hit of each work; 0: all")
+    parser.add_argument("--most", type=int, default=0, help="places that are hit of each work; 0: all")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", nargs="*", choices=list(WORKS), default=list(WORKS))
+    parser.add_argument("--faults", nargs="*", choices=list(PLACES), default=list(PLACES))
+    parser.add_argument("--part", default="1/1", help="of all pairs of a work and a fault: 1/3 is every third")
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()
     os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1")
+    part = tuple(int(number) for number in chosen.part.split("/"))
     with tempfile.TemporaryDirectory() as folder:
-        found = rounds(Path(folder), chosen.most, chosen.seed, chosen.only, lambda words: print(words, file=sys.stderr, flush=True))
+        found = rounds(
+            Path(folder), chosen.most, chosen.seed, chosen.only, chosen.faults, part, lambda words: print(words, file=sys.stderr, flush=True)
+        )
     if chosen.json:
         print(json.dumps(found))
     else:
-        print("| work | fault | writes | hit | lost |\n|---|---|---|---|---|")
-        for row in found:
-            print(f"| {row['work']} | {row['fault']} | {row['writes']} | {row['hit']} | {len(row['lost'])} |")
-        print(f"| all | | | {sum(row['hit'] for row in found)} | {sum(len(row['lost']) for row in found)} |")
+        print(table_of(found))
     return 1 if any(row["lost"] for row in found) else 0
+
+
+def table_of(found: list[dict[str, Any]]) -> str:
+    """A line for each work: how often each fault was let in, and what was lost by all of them."""
+    faults = [fault for fault in PLACES if any(row["fault"] == fault for row in found)]
+    lines = [f"| work | {' | '.join(faults)} | lost |", "|---" * (len(faults) + 2) + "|"]
+    for name in [*dict.fromkeys(row["work"] for row in found), "all"]:
+        rows = [row for row in found if name in (row["work"], "all")]
+        hits = [sum(row["hit"] for row in rows if row["fault"] == fault) for fault in faults]
+        lines.append(f"| {name} | {' | '.join(str(hit or '') for hit in hits)} | {sum(len(row['lost']) for row in rows)} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
