@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .limits import TooLong, within
+from .template_trial import trial
 
 LONGEST = 10  # seconds for a chat: a template is a program, and may have come with a model or a LoRA
 HOSTS = "host"  # the choice of the host's own template
@@ -86,8 +87,10 @@ def render(tokenizer: Any, chat: list[dict[str, str]], template: str, *, prompt:
     """The text of a chat, in transformers' sandbox; with `prompt` up to where the assistant would begin to speak.
 
     Raises:
-        TemplateError: it takes longer than `LONGEST` seconds. What else a template raises is its own.
+        TemplateError: it takes longer than `LONGEST` seconds, or more memory than a template may (see template_trial.py). What else a template raises is its own.
     """
+    if template not in SHIPPED.values() and (problem := trial(_MARKS.sub(_without_meaning, template), chat, LONGEST)):
+        raise TemplateError(f"Instruction template: the chat template {problem}; choose another.")
     try:
         with within(LONGEST):
             return tokenizer.apply_chat_template(chat, chat_template=template, tokenize=False, add_generation_prompt=prompt)
@@ -113,6 +116,10 @@ def assistant_spans(tokenizer: Any, chat: list[dict[str, str]], template: str, t
 
 _MARKS = re.compile(r"\{%(-?)\s*(end)?generation\s*(-?)%\}")
 _BEGIN, _END = "\ue000", "\ue001"  # of Unicode's private use: no template writes them
+
+
+def _without_meaning(mark: re.Match) -> str:
+    return f"{{%{mark[1]} {'endif' if mark[2] else 'if true'} {mark[3]}%}}"
 
 
 def _by_marks(tokenizer: Any, chat: list[dict[str, str]], template: str, text: str) -> list[tuple[int, int]] | None:
