@@ -21,7 +21,7 @@ from typing import Any
 
 from .background import in_a_thread_that_ends
 from .host import QUANTIZATIONS, Host, LocalHost, ModelError, default_user_data
-from .paths import reason
+from .paths import reason, whole_letters
 from .settings import OPTIONS, SettingsError, TrainingSettings
 from .training_run import Busy, TrainingRun
 
@@ -235,7 +235,7 @@ def read_run(path: Path, changes: list[str]) -> tuple[TrainingSettings, dict[str
         raise SettingsError([f"{path.name} is not readable YAML: {where}{getattr(error, 'problem', None) or error}."]) from error
     if not isinstance(read, dict):
         raise SettingsError([f"{path.name} must hold keys and values, such as “dataset: sample-alpaca”."])
-    values = {str(key): value for key, value in read.items()}
+    values = {whole_letters(str(key)): whole_letters(value) if isinstance(value, str) else value for key, value in read.items()}
     found = []
     for change in changes:
         key, equals, text = change.partition("=")
