@@ -466,7 +466,10 @@ def _train_alone(settings: TrainingSettings, host: Host, run: TrainingRun, prepa
         save_all(model, settings, base.name, run, prepared, folder)
         run.record("saved", goes_on=goes_on)
         if not goes_on:
-            resume.forget(folder)
+            try:
+                resume.forget(folder)
+            except OSError as error:  # the adapter is saved
+                run.notices.append(f"The state of the run could not be removed from its checkpoints: {reason(error)}. It is of no use any more.")
 
 
 def _measured(run: TrainingRun) -> float | None:

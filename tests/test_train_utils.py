@@ -13,7 +13,7 @@ import peft
 import pytest
 import torch
 from tiny import mean_loss
-from training_pro import adapters, folder_lock, saving, train_utils, trainer, training_run
+from training_pro import adapters, folder_lock, resume, saving, train_utils, trainer, training_run
 from training_pro.dataset_tools import prepare
 from training_pro.folder_lock import alone_in
 from training_pro.settings import SettingsError
@@ -487,6 +487,19 @@ def test_a_drive_that_is_gone_ends_the_run(host, settings, monkeypatch):
     assert run.message == "Failed before the first step was done: Input/output error (tiny)."
     monkeypatch.undo()
     assert run_of(settings(), host).status == DONE
+
+
+def test_what_cannot_be_cleared_away_at_the_end_is_no_failure(host, settings, monkeypatch):
+    def denied(*given, **named):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "resume_state.pt")
+
+    monkeypatch.setattr(resume, "forget", denied)
+    run = run_of(settings(), host)
+    assert run.status == DONE and run.saved
+    assert (
+        run.notices[-1]
+        == "The state of the run could not be removed from its checkpoints: Permission denied (resume_state.pt). It is of no use any more."
+    )
 
 
 def test_what_has_no_words_of_the_system(host, settings, monkeypatch):

@@ -242,12 +242,15 @@ def old_or_new_adapter(name: str) -> Callable[[Path, Path], None]:
     return sound
 
 
+LOCK = ".run.lock"
+
+
 def the_adapter(name: str) -> Callable[[Path, Path], None]:
     def done(folder: Path, before: Path) -> None:
         found = folder / "loras" / name / "adapter_model.safetensors"
         if not filecmp.cmp(before.parent / f"{before.name}-{name}.safetensors", found, shallow=False):
             raise Lost(f"the adapter “{name}” is not that of a run that nothing happened to")
-        left = [entry.name for entry in found.parent.iterdir() if entry.name.startswith(".")]
+        left = [entry.name for entry in found.parent.iterdir() if entry.name.startswith(".") and entry.name != LOCK]  # which nobody holds
         if left:
             raise Lost(f"a finished run left {', '.join(left)}")
 
