@@ -323,7 +323,7 @@ def train(settings: TrainingSettings, host: Host, run: TrainingRun) -> TrainingR
 
 def _outcome(run: TrainingRun) -> tuple[str, str]:
     where = f"The LoRA is saved in {run.adapter}{f', as it was at {run.kept_best}' if run.kept_best else ''}."
-    later = " Start with the same settings goes on from there." if run.adapter and resume.unfinished(run.adapter) else ""
+    later = " Start with the same settings goes on from there." if _kept(run)[1] is not None else ""
     if run.stop_requested:
         return INTERRUPTED, f"Interrupted at step {run.step} of {run.total_steps}. {where}{later}"
     if run.time_is_up:

@@ -502,6 +502,17 @@ def test_what_cannot_be_cleared_away_at_the_end_is_no_failure(host, settings, mo
     )
 
 
+def test_a_drive_that_is_gone_when_all_is_saved_is_no_failure(host, settings, monkeypatch):
+    def gone(*given, **named):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(host.lora_dir / "tiny"))
+
+    def forget(*_):
+        monkeypatch.setattr(os, "scandir", gone)
+
+    monkeypatch.setattr(resume, "forget", forget)
+    assert run_of(settings(), host).status == DONE
+
+
 def test_what_has_no_words_of_the_system(host, settings, monkeypatch):
     def fail(*_):
         raise OSError("It looks like the config file is not a valid JSON file.")  # as transformers says it
