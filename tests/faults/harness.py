@@ -15,7 +15,8 @@ At the n-th of its writes
 
 At the n-th file that it reads, the file vanishes before it is opened, or is cut in half as soon as it is open. At the n-th step of a run the
 loss is no number, or memory is out; at the n-th event of its callbacks one of them raises. Once, no file may be larger than 24 KB
-(RLIMIT_FSIZE), which also holds for what libraries write without Python.
+(RLIMIT_FSIZE), which also holds for what libraries write without Python. Where this program may mount a file system (Linux, root), all of it happens on
+one of 256 MB, and at the n-th write the rest of it is taken: the disk is really full, for libraries too.
 
 Except for a kill the fault is over when the work has ended, and the work is done again in the same process. After each: every file is whole, what was
 there before is there still or its successor is, the newest checkpoint can be loaded, a backup has all that it is of, the base model is the same to the bit, and the same
@@ -38,6 +39,7 @@ import random
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -54,10 +56,11 @@ import tiny
 KILL, FULL, DENIED, GONE = "killed", "disk full", "folder read-only", "drive gone"
 VANISHED, CUT = "file vanishes", "file cut in mid-read"
 NAN, MEMORY, CRASH = "loss no number", "out of memory", "callback crashes"
-LIMIT = "file size limited"
+LIMIT, BRIM = "file size limited", "disk really full"
 # At what each of them happens: the n-th of these
 PLACES = {
     KILL: "write", FULL: "write", DENIED: "write", GONE: "write", VANISHED: "read", CUT: "read", NAN: "step", MEMORY: "step", CRASH: "callback", LIMIT: "",
+    BRIM: "write",
 }  # fmt: skip
 ERRORS = {FULL: errno.ENOSPC, DENIED: errno.EACCES, GONE: errno.EIO}
 LONGEST = 240  # seconds for one process
@@ -356,6 +359,10 @@ class Faults:
     taken: list[tuple[str, bytes]] = field(default_factory=list)  # files that vanished or were cut, with what was in them
     to_cut: str = ""
 
+    @property
+    def filler(self) -> Path:
+        return Path(self.folder).with_name("filler")
+
     def install(self) -> None:
         sys.addaudithook(self.hear)
         opening = io.open
@@ -415,11 +422,20 @@ class Faults:
             if event == "open" and os.path.isfile(path) and self.reached("read", path):
                 self.take(path)
             return
-        if self.reached("write", f"{event} {path}") and self.fault == KILL:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if self.reached("write", f"{event} {path}"):
+            if self.fault == KILL:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if self.fault == BRIM:
+                self.fill()
         opening = event in ("open", "os.mkdir")
         if self.fault in ERRORS and len(self.places["write"]) >= self.at and (opening or self.fault != FULL):
             raise OSError(ERRORS[self.fault], os.strerror(ERRORS[self.fault]), path)
+
+    def fill(self) -> None:
+        """Take what is left of the disk."""
+        with open(self.filler, "wb") as file:
+            left = os.statvfs(self.filler)
+            os.posix_fallocate(file.fileno(), 0, left.f_bavail * left.f_frsize)
 
     def take(self, path: str) -> None:
         self.on = False
@@ -507,6 +523,7 @@ def attempt(folder: Path, work: Work, fault: str, at: int, before: Path | None =
     finally:
         faults.on = False
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    faults.filler.unlink(missing_ok=True)
     lost = faults.give_back()
     if lost:  # a file of which another program took half, and the work went on with the other half
         every_file_is_whole(folder, but=lost)
@@ -717,15 +734,28 @@ def main() -> int:
     chosen = parser.parse_args()
     os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1")
     part = tuple(int(number) for number in chosen.part.split("/"))
-    with tempfile.TemporaryDirectory() as folder:
-        found = rounds(
-            Path(folder), chosen.most, chosen.seed, chosen.only, chosen.faults, part, lambda words: print(words, file=sys.stderr, flush=True)
-        )
+    with tempfile.TemporaryDirectory() as folder, on_a_disk_of_its_own(folder) as mounted:
+        faults = [fault for fault in chosen.faults if fault != BRIM or mounted]
+        found = rounds(Path(folder), chosen.most, chosen.seed, chosen.only, faults, part, lambda words: print(words, file=sys.stderr, flush=True))
     if chosen.json:
         print(json.dumps(found))
     else:
         print(table_of(found))
     return 1 if any(row["lost"] for row in found) else 0
+
+
+@contextlib.contextmanager
+def on_a_disk_of_its_own(folder: str):
+    """Mount a small file system there; yields whether that was allowed."""
+    mounted = (
+        bool(shutil.which("mount"))
+        and subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", folder], capture_output=True).returncode == 0
+    )
+    try:
+        yield mounted
+    finally:
+        if mounted:
+            subprocess.run(["umount", "--lazy", folder], capture_output=True)
 
 
 def table_of(found: list[dict[str, Any]]) -> str:
