@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .limits import TooLong, within
+from .paths import paired
 from .template_trial import trial
 
 LONGEST = 10  # seconds for a chat: a template is a program, and may have come with a model or a LoRA
@@ -80,7 +81,14 @@ def read_template(path: Path) -> str:
     template = found.get("instruction_template") if isinstance(found, dict) else None
     if not isinstance(template, str) or not template.strip():
         raise TemplateError(f"Instruction template: “{path.name}” holds no “instruction_template”.")
+    template = paired(template)
+    if half := _HALF.search(template):
+        place = half.start() + 1
+        raise TemplateError(f"Instruction template: “{path.name}” holds half a letter, U+{ord(half[0]):04X}, as its character {place}; take it out.")
     return template
+
+
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 def render(tokenizer: Any, chat: list[dict[str, str]], template: str, *, prompt: bool = False) -> str:

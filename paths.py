@@ -198,7 +198,16 @@ def whole_letters(text: str) -> str:
     >>> whole_letters("a\\ud800b")
     'a?b'
     """
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return paired(text).encode("utf-8", "replace").decode("utf-8")
+
+
+def paired(text: str) -> str:
+    """Both halves of a surrogate pair, as PyYAML leaves them of what JSON writes with a backslash, become their letter; a half alone stays.
+
+    >>> ascii(paired("\\ud83d\\ude00 \\ude00"))
+    "'\\\\U0001f600 \\\\ude00'"
+    """
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
 
 
 def without_folders(text: str) -> str:

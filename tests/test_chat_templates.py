@@ -156,6 +156,15 @@ def test_the_order_of_templates(host, settings, monkeypatch):
             template_for(chosen.model_copy(update={"instruction_template": template}), host.tokenizer, host)
 
 
+def test_a_letter_that_a_yaml_file_writes_in_two_halves(tmp_path):
+    path = tmp_path / "smile.yaml"
+    path.write_text('{"instruction_template": "\\ud83d\\ude00 {{ messages }}"}', encoding="utf-8")  # as JSON has it
+    assert read_template(path) == "\U0001f600 {{ messages }}"
+    path.write_text('{"instruction_template": "a\\ude00"}', encoding="utf-8")
+    with pytest.raises(TemplateError, match=r"Instruction template: “smile.yaml” holds half a letter, U\+DE00, as its character 2"):
+        read_template(path)
+
+
 def test_the_hosts_own_files_of_templates_are_read(host, settings):
     host.templates_dir.mkdir()
     (host.templates_dir / "Mine.yaml").write_text("instruction_template: |-\n  {{ messages[0]['content'] }}!\n", encoding="utf-8")
