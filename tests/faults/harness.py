@@ -676,7 +676,7 @@ def serving():
 
 
 def rounds(
-    folder: Path, most: int, seed: int, names: list[str], faults: list[str], part: tuple[int, int], say: Callable[[str], None]
+    folder: Path, most: int, seed: int, names: list[str], faults: list[str], part: tuple[int, int], at_only: list[int], say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
     """A row for each work and fault: how many places it has, how many were hit, what was lost."""
     import accelerate  # noqa: F401 (every fork finds it loaded)
@@ -712,6 +712,7 @@ def rounds(
                 number += 1
                 if not every or number % parts != part % parts:
                     continue
+                every = [place for place in every if not at_only or place in at_only]
                 hit = sorted(chance.sample(every, min(most, len(every)))) if most else every
                 began, losses = time.time(), []
                 for at in hit:
@@ -729,6 +730,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", nargs="*", choices=list(WORKS), default=list(WORKS))
     parser.add_argument("--faults", nargs="*", choices=list(PLACES), default=list(PLACES))
+    parser.add_argument("--at", nargs="*", type=int, help="only these places, as they are named where something was lost")
     parser.add_argument("--part", default="1/1", help="of all pairs of a work and a fault: 1/3 is every third")
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()
@@ -736,7 +738,16 @@ def main() -> int:
     part = tuple(int(number) for number in chosen.part.split("/"))
     with tempfile.TemporaryDirectory() as folder, on_a_disk_of_its_own(folder) as mounted:
         faults = [fault for fault in chosen.faults if fault != BRIM or mounted]
-        found = rounds(Path(folder), chosen.most, chosen.seed, chosen.only, faults, part, lambda words: print(words, file=sys.stderr, flush=True))
+        found = rounds(
+            Path(folder),
+            chosen.most,
+            chosen.seed,
+            chosen.only,
+            faults,
+            part,
+            chosen.at or [],
+            lambda words: print(words, file=sys.stderr, flush=True),
+        )
     if chosen.json:
         print(json.dumps(found))
     else:
