@@ -36,7 +36,9 @@ def trial(template: str, chat: list[dict[str, Any]], seconds: float) -> str | No
 
 
 def _tried(template: str, chat: list[dict[str, Any]], seconds: float) -> str | None:
-    given = json.dumps({"path": sys.path, "template": template, "messages": chat, "seconds": seconds})
+    if not sys.executable:  # Python within another program
+        return None
+    given = json.dumps({"path": sys.path, "template": template, "messages": chat, "seconds": seconds}, default=str)
     try:
         done = subprocess.run(
             [sys.executable, "-I", __file__], input=given.encode(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=seconds + STARTING
