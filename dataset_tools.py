@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import logging
 import random
 import re
@@ -141,8 +142,10 @@ def prepare(settings: TrainingSettings, tokenizer: Any, host: Any, progress: Pro
 
 
 def _unreadable(error: OSError, scratch: Path) -> str:
-    """Whether a file of the user's went away while it was read, or our own cannot be written (whose errors may name no file)."""
+    """Whether a file went away while it was read, or our own cannot be written (whose errors may name no file)."""
     if isinstance(error.filename, str) and not error.filename.startswith(str(scratch.parent)):
+        if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):  # Windows has no quota; the hub's cache
+            return f"The disk is full: {reason(error)}. Free some space, then try again."
         said = f"“{Path(error.filename).name}” cannot be read: {error.strerror or error}."
         return f"{said} See that it is there and stays as it is until its blocks are made, then try again."
     return f"The prepared data cannot be written into {scratch}: {error.strerror or error}. Free some space, or make the folder writable."

@@ -1,9 +1,11 @@
+import errno
 import json
+import os
 import shutil
 
 import pytest
 from tiny import CHATS, ROWS
-from training_pro import blocks, rows
+from training_pro import blocks, dataset_tools, rows
 from training_pro.dataset_tools import (
     IGNORED,
     Collator,
@@ -158,6 +160,15 @@ def test_a_file_that_vanishes_while_it_is_read_is_named(host, settings, monkeypa
 
     monkeypatch.setattr(rows, "_check", looked_at)
     said = "“rows.json” cannot be read: No such file or directory. See that it is there and stays as it is until its blocks are made, then try again."
+    assert problems_of(settings(), host) == [said]
+
+
+def test_a_cache_of_the_hub_that_is_full(host, settings, monkeypatch):
+    def full(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/home/anna/.cache/huggingface/x.arrow")
+
+    monkeypatch.setattr(dataset_tools, "open_rows", full)
+    said = "The disk is full: No space left on device (x.arrow). Free some space, then try again."
     assert problems_of(settings(), host) == [said]
 
 
