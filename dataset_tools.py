@@ -144,7 +144,7 @@ def prepare(settings: TrainingSettings, tokenizer: Any, host: Any, progress: Pro
 def _unreadable(error: OSError, scratch: Path) -> str:
     """Whether a file went away while it was read, or our own cannot be written (whose errors may name no file)."""
     if isinstance(error.filename, str) and not error.filename.startswith(str(scratch.parent)):
-        if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):  # Windows has no quota; the hub's cache
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # the hub's cache
             return f"The disk is full: {reason(error)}. Free some space, then try again."
         said = f"“{Path(error.filename).name}” cannot be read: {error.strerror or error}."
         return f"{said} See that it is there and stays as it is until its blocks are made, then try again."
