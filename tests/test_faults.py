@@ -33,10 +33,13 @@ def test_nothing_is_lost_whatever_happens_at_a_write_a_read_or_a_step(tmp_path):
 def server(tmp_path):
     from homes import Standalone
 
+    # A shell lets what it begins with “&” ignore Ctrl-C, and so do the processes that are begun by that; the server is to hear it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     home = Standalone(tmp_path, faults=True)
     yield home
     if home.process.poll() is None:
         home.stop()
+    signal.signal(signal.SIGINT, before)
 
 
 def in_mid_run(home, name="mine"):
