@@ -99,7 +99,12 @@ def wait_for_status(page, word, seconds=400, name=None):
 
 
 def wait_for_text(page, selector, text, seconds=30):
-    page.locator(selector, has_text=text).first.wait_for(timeout=seconds * 1000)
+    from playwright.sync_api import TimeoutError
+
+    try:
+        page.locator(selector, has_text=text).first.wait_for(timeout=seconds * 1000)
+    except TimeoutError as error:
+        raise AssertionError(f"{selector} does not show “{text}” after {seconds} s but: {page.locator(selector).all_inner_texts()}") from error
 
 
 DATA = {"dataset": "JSON Dataset", "datasetJSONL": "JSONL Dataset", "raw_text_file": "Text file"}
