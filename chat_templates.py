@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .limits import TooLong, within
-from .paths import paired
+from .paths import paired, reason
 from .template_trial import trial
 
 LONGEST = 10  # seconds for a chat: a template is a program, and may have come with a model or a LoRA
@@ -77,7 +77,7 @@ def read_template(path: Path) -> str:
         text = path.read_text(encoding="utf-8-sig")
         found = yaml.safe_load(text) if path.suffix.lower() in (".yaml", ".yml") else {"instruction_template": text}
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise TemplateError(f"Instruction template: “{path.name}” cannot be read ({str(error).splitlines()[0]}).") from error
+        raise TemplateError(f"Instruction template: “{path.name}” cannot be read ({reason(error).splitlines()[0]}).") from error
     template = found.get("instruction_template") if isinstance(found, dict) else None
     if not isinstance(template, str) or not template.strip():
         raise TemplateError(f"Instruction template: “{path.name}” holds no “instruction_template”.")

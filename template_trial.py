@@ -1,7 +1,7 @@
 """A chat template is tried in a process of its own before it is rendered here.
 
 A template is a program, and may have come with a model or a LoRA. Jinja's sandbox keeps it from files and from Python's inside, but
-`{{ 'a' * 10**10 }}` asks for all memory there is and `{{ 10**10**9 }}` calculates for hours, each in one step, which nothing in the same process can end.
+`{{ 'a' * 10**10 }}` asks for all memory there is and `{{ 10**(10**9) }}` calculates for hours, each in one step, which nothing in the same process can end.
 So each text of a template is rendered once, with the first chat that it is to write, where the system can end it: with 2 GB of memory and some seconds.
 What a template does only with a later chat is not seen.
 
@@ -58,7 +58,6 @@ def _main() -> int:
     """Render `template` with `messages`, looking for Jinja in `path`, in `seconds` of a clock that runs once all is loaded."""
     given = json.load(sys.stdin)
     sys.path.extend(place for place in given["path"] if place)
-    from jinja2 import Environment  # noqa: F401 (so that what is missing is missing before the limits)
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     try:  # where the system has them: not on Windows, whose process is ended by its parent
@@ -77,7 +76,7 @@ def _main() -> int:
         environment.from_string(given["template"]).render(messages=given["messages"], add_generation_prompt=True, bos_token="", eos_token="")
     except MemoryError:
         return TOO_MUCH
-    except Exception:  # whatever it raises, it raises where it is rendered too
+    except Exception:  # it raises where it is rendered too, and is told there
         return 0
     return 0
 

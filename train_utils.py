@@ -361,7 +361,7 @@ def failure_message(error: Exception, run: TrainingRun) -> str:
 
 
 def _kept(run: TrainingRun) -> tuple[str, resume.Unfinished | None]:
-    """What a failed run has on the disk: a sentence, and what it can go on from. A drive that is gone cannot be asked: nothing."""
+    """What a run that has ended has on the disk: a sentence, and what can be gone on from. A drive that is gone cannot be asked: nothing."""
     with contextlib.suppress(OSError):
         if run.adapter and any(run.adapter.glob("checkpoint-*")):
             return " Checkpoints that were saved before are kept.", resume.unfinished(run.adapter)

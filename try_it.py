@@ -96,7 +96,7 @@ def with_adapter(model: Any, folder: Path) -> Any:
     try:
         return peft.PeftModel.from_pretrained(model, str(folder)).eval()
     except OSError as error:
-        raise CannotAnswer(f"LoRA: “{folder.name}” cannot be read: {reason(error)}.") from error
+        raise CannotAnswer(f"LoRA: “{folder.name}” cannot be read: {reason(error)}. See that its folder is whole, then try again.") from error
     except Exception as error:  # PEFT and safetensors raise many kinds; each means that it does not fit this model
         first = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise CannotAnswer(f"LoRA: “{folder.name}” does not fit the loaded model: {first}") from error

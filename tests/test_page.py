@@ -27,7 +27,7 @@ from pages import (
     wait_for_status,
     wait_for_text,
     write,
-)  # fmt: skip
+)
 from tiny import mean_loss
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(BROWSER is None, reason=NO_BROWSER)]

@@ -461,11 +461,17 @@ def test_weights_that_are_no_numbers_are_not_saved(host, settings, monkeypatch):
     assert not (host.lora_dir / "tiny" / "adapter_model.safetensors").exists()
 
 
-def test_a_disk_that_fills_up_in_mid_run(host, settings, monkeypatch):
-    def full(model, folder):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+def failing(number, name):
+    """What the system refuses with this number."""
 
-    monkeypatch.setattr(saving, "save_adapter", full)
+    def fail(*given, **named):
+        raise OSError(number, os.strerror(number), str(name))
+
+    return fail
+
+
+def test_a_disk_that_fills_up_in_mid_run(host, settings, monkeypatch):
+    monkeypatch.setattr(saving, "save_adapter", failing(errno.ENOSPC, "adapter_model.safetensors"))
     run = run_of(settings(), host)
     assert run.status == FAILED and "the disk is full" in run.message
 
@@ -473,8 +479,7 @@ def test_a_disk_that_fills_up_in_mid_run(host, settings, monkeypatch):
 def test_a_drive_that_is_gone_ends_the_run(host, settings, monkeypatch):
     """Its folder cannot even be looked through for checkpoints any more, which the message is to name."""
 
-    def gone(*given, **named):
-        raise OSError(errno.EIO, os.strerror(errno.EIO), str(host.lora_dir / "tiny"))
+    gone = failing(errno.EIO, host.lora_dir / "tiny")
 
     def pulled_out(*_):
         monkeypatch.setattr(os, "scandir", gone)
@@ -490,10 +495,7 @@ def test_a_drive_that_is_gone_ends_the_run(host, settings, monkeypatch):
 
 
 def test_what_cannot_be_cleared_away_at_the_end_is_no_failure(host, settings, monkeypatch):
-    def denied(*given, **named):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "resume_state.pt")
-
-    monkeypatch.setattr(resume, "forget", denied)
+    monkeypatch.setattr(resume, "forget", failing(errno.EACCES, "resume_state.pt"))
     run = run_of(settings(), host)
     assert run.status == DONE and run.saved
     assert (
@@ -503,13 +505,8 @@ def test_what_cannot_be_cleared_away_at_the_end_is_no_failure(host, settings, mo
 
 
 def test_a_drive_that_is_gone_when_all_is_saved_is_no_failure(host, settings, monkeypatch):
-    def gone(*given, **named):
-        raise OSError(errno.EIO, os.strerror(errno.EIO), str(host.lora_dir / "tiny"))
-
-    def forget(*_):
-        monkeypatch.setattr(os, "scandir", gone)
-
-    monkeypatch.setattr(resume, "forget", forget)
+    gone = failing(errno.EIO, host.lora_dir / "tiny")
+    monkeypatch.setattr(resume, "forget", lambda *_: monkeypatch.setattr(os, "scandir", gone))
     assert run_of(settings(), host).status == DONE
 
 
